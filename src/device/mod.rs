@@ -1,0 +1,66 @@
+//! Where the container's bytes live.
+//!
+//! Nothing above this layer sees a file. What is assumed of a device: a write that returned is seen
+//! by every later read; it survives the process but not a power loss; after [`Device::sync`]
+//! returned everything written before it survives a power loss; after
+//! [`Device::write_durable_at`] returned those bytes do, and nothing is promised of any other.
+//! Without a sync, any 512-byte sector written since may hold the old bytes, the new or garbage.
+
+use std::io;
+use std::sync::Arc;
+
+/// Random access to the bytes of a container.
+///
+/// Offsets and lengths are in bytes. Implementations retry interrupted and short transfers: a call
+/// does all of its work or fails.
+pub trait Device: Send + Sync {
+    /// Length of the container.
+    fn len(&self) -> io::Result<u64>;
+    /// Fills `buf` from `offset`; `UnexpectedEof` when the container ends before that.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+    /// Writes all of `data` at `offset`, extending the container if it ends before that.
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+    /// Writes all of `data` at `offset` and makes this range durable; no other range need be.
+    fn write_durable_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+    /// Makes everything written so far durable, the length included.
+    fn sync(&self) -> io::Result<()>;
+    /// Sets the length; new bytes read as zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Reserves room on the host for a range, extending the container over it; new bytes read as
+    /// zeros. `StorageFull` when the host has none.
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Gives a range back to the host where it can; the range then reads as zeros or as before.
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Bytes by which the host could let the container grow; `None` where there is no such bound.
+    fn growth_available(&self) -> io::Result<Option<u64>>;
+}
+
+impl<D: Device + ?Sized> Device for Arc<D> {
+    fn len(&self) -> io::Result<u64> {
+        (**self).len()
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        (**self).read_at(offset, buf)
+    }
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        (**self).write_at(offset, data)
+    }
+    fn write_durable_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        (**self).write_durable_at(offset, data)
+    }
+    fn sync(&self) -> io::Result<()> {
+        (**self).sync()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        (**self).set_len(len)
+    }
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        (**self).allocate(offset, len)
+    }
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        (**self).punch(offset, len)
+    }
+    fn growth_available(&self) -> io::Result<Option<u64>> {
+        (**self).growth_available()
+    }
+}
