@@ -9,6 +9,8 @@
 use std::io;
 use std::sync::Arc;
 
+pub mod control;
+
 /// Random access to the bytes of a container.
 ///
 /// Offsets and lengths are in bytes. Implementations retry interrupted and short transfers: a call
