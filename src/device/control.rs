@@ -85,7 +85,10 @@ mod switch {
         pub fn remove(self) -> Removal {
             let before = REMOVED.get();
             REMOVED.set(before | self as u16);
-            Removal { before, this_thread: PhantomData }
+            Removal {
+                before,
+                this_thread: PhantomData,
+            }
         }
     }
 

@@ -10,11 +10,19 @@ use std::io;
 use std::sync::Arc;
 
 pub mod control;
+pub mod file;
+mod holder;
+pub mod memory;
+mod sys;
+
+pub use file::{Access, FileDevice};
+pub use memory::MemoryDevice;
 
 /// Random access to the bytes of a container.
 ///
 /// Offsets and lengths are in bytes. Implementations retry interrupted and short transfers: a call
 /// does all of its work or fails.
+#[allow(clippy::len_without_is_empty)] // The length of a container, not of a collection.
 pub trait Device: Send + Sync {
     /// Length of the container.
     fn len(&self) -> io::Result<u64>;
