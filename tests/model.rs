@@ -6,10 +6,14 @@
 
 mod common;
 
+use caskfs::cask::Cask;
+use caskfs::device::MemoryDevice;
+use common::explorer::Plan;
 use common::generate::{Generator, Mix, workload};
 use common::model::ModelFs;
 use common::op::{Op, Path};
-use common::subject::time_of;
+use common::plans;
+use common::subject::{StoreSubject, Subject, differences, time_of};
 
 const MIX: Mix = Mix {
     block_size: 512,
@@ -55,4 +59,51 @@ fn the_model_agrees_with_itself() {
         (5..50).contains(&share),
         "{share} % of the operations fail: no good mix"
     );
+}
+
+/// A cask answers and looks like the model after every operation, and the same when opened again.
+#[test]
+fn a_cask_does_what_the_model_does() {
+    let runs = std::env::var("CASKFS_MODEL_RUNS").map_or(40, |n| n.parse().unwrap());
+    for seed in 0..runs {
+        let plan = Plan {
+            ops: 250,
+            ..plans::ALL[seed as usize % plans::ALL.len()]
+        };
+        let case = plan.case(seed);
+        let device = MemoryDevice::new();
+        Cask::format(&device, &case.geometry.format_options()).unwrap();
+        let mut model = ModelFs::new(0o755, time_of(0));
+        let mut subject = StoreSubject::open(device.clone(), time_of(0)).unwrap();
+        let mut past = Vec::new();
+        for (n, op) in case.ops.iter().enumerate() {
+            past.push(op.to_string());
+            let story = || format!("seed {seed}:\n{}", past.join("\n"));
+            let now = time_of(n + 1);
+            let found = subject.apply(op, now);
+            if found != Err(libc::ENOSPC) || !op.may_lack_space() {
+                assert_eq!(found, model.apply(op, now), "answer; {}", story());
+            }
+            let (seen, wanted) = (subject.dump().unwrap(), model.dump());
+            assert!(
+                seen == wanted,
+                "{}\n{}",
+                differences(&seen, &wanted),
+                story()
+            );
+            if n % 50 == 49 {
+                subject.store().close().unwrap();
+                model.crash();
+                subject = StoreSubject::open(device.clone(), now).unwrap();
+                let seen = subject.dump().unwrap();
+                let wanted = model.dump();
+                assert!(
+                    seen == wanted,
+                    "reopened: {}\n{}",
+                    differences(&seen, &wanted),
+                    story()
+                );
+            }
+        }
+    }
 }

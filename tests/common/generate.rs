@@ -29,15 +29,19 @@ const DIRS: [&str; 4] = ["", "d", "e", "d/f"];
 const NAMES: [&[u8]; 6] = [b"a", b"b", b"c", b"d", b"e", b"f"];
 const XATTRS: [&str; 3] = ["user.a", "user.b", "user.some.longer.name"];
 
-/// `len` operations, of those that fail only every sixth: failing changes nothing, so it teaches
-/// little about crashes.
+/// `len` operations for an empty filesystem; see [`workload_on`].
 pub fn workload(seed: u64, mix: Mix, len: usize) -> Vec<Op> {
-    let mut model = ModelFs::new(0o755, time_of(0));
+    workload_on(ModelFs::new(0o755, time_of(0)), 0, seed, mix, len)
+}
+
+/// `len` operations that go on from `model`, of those that fail only every sixth: failing changes
+/// nothing, so it teaches little about crashes. The first is number `done` + 1.
+pub fn workload_on(mut model: ModelFs, done: usize, seed: u64, mix: Mix, len: usize) -> Vec<Op> {
     let mut generator = Generator::new(seed, mix);
     let mut ops = Vec::with_capacity(len);
     while ops.len() < len {
         let Some(op) = generator.next() else { break };
-        let outcome = model.apply(&op, time_of(ops.len() + 1));
+        let outcome = model.apply(&op, time_of(done + ops.len() + 1));
         if outcome.is_ok() || generator.rng.chance(1, 6) {
             ops.push(op);
         }
@@ -153,7 +157,8 @@ impl Iterator for Generator {
         if self.rng.chance(1, self.mix.sync_one_in) {
             return Some(match self.rng.below(8) {
                 0 | 1 => Op::Checkpoint,
-                2..=4 => Op::Sync,
+                2 => Op::Tick,
+                3 | 4 => Op::Sync,
                 _ => Op::Fsync {
                     path: self.file_path(),
                 },

@@ -175,7 +175,15 @@ impl ModelFs {
                 Ok(())
             }
             Op::Fsync { path } => self.regular(path).map(|_| ()),
-            Op::Sync | Op::Checkpoint => Ok(()),
+            Op::Sync | Op::Checkpoint | Op::Tick => Ok(()),
+        }
+    }
+
+    /// The process died: all handles are closed, and what had no name is gone.
+    pub fn crash(&mut self) {
+        let slots: Vec<u8> = self.slots.keys().copied().collect();
+        for slot in slots {
+            self.close(slot);
         }
     }
 

@@ -203,6 +203,8 @@ pub enum Op {
     },
     Sync,
     Checkpoint,
+    /// The background duties come round.
+    Tick,
 }
 
 impl Op {
@@ -216,7 +218,8 @@ impl Op {
             | Self::Open { .. }
             | Self::Fsync { .. }
             | Self::Sync
-            | Self::Checkpoint => false,
+            | Self::Checkpoint
+            | Self::Tick => false,
             Self::Truncate { len, .. } => *len > 0,
             _ => true,
         }
@@ -267,6 +270,7 @@ impl fmt::Display for Op {
             Self::Fsync { path } => write!(f, "fsync {path}"),
             Self::Sync => write!(f, "sync"),
             Self::Checkpoint => write!(f, "checkpoint"),
+            Self::Tick => write!(f, "tick"),
         }
     }
 }
@@ -390,6 +394,7 @@ impl FromStr for Op {
             "fsync" => Self::Fsync { path: w.word()? },
             "sync" => Self::Sync,
             "checkpoint" => Self::Checkpoint,
+            "tick" => Self::Tick,
             other => return Err(format!("no such operation: {other}")),
         };
         match w.0.next() {

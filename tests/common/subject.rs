@@ -4,6 +4,7 @@
 //! makes the checks that the kernel makes before a filesystem is asked.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use caskfs::Error;
@@ -19,7 +20,7 @@ use super::model::Outcome;
 use super::op::{Op, Path};
 
 /// All that can be seen of one name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DumpEntry {
     pub kind: FileKind,
     pub perm: u32,
@@ -37,6 +38,34 @@ pub struct DumpEntry {
 
 /// A whole tree, path by path.
 pub type Dump = BTreeMap<Path, DumpEntry>;
+
+/// A number that tells trees apart; quick, for it is computed after every crash.
+pub fn fingerprint(dump: &Dump) -> u64 {
+    let mut hasher = QuickHasher(0);
+    dump.hash(&mut hasher);
+    hasher.finish()
+}
+
+struct QuickHasher(u64);
+
+impl Hasher for QuickHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+        self.write_u64(bytes.len() as u64);
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
+    }
+}
 
 /// In words, the first few differences of two trees.
 pub fn differences(found: &Dump, wanted: &Dump) -> String {
@@ -368,6 +397,7 @@ impl<D: Device> StoreSubject<D> {
             }
             Op::Sync => store.cask().sync(store.cask().lsn()),
             Op::Checkpoint => store.cask().checkpoint(),
+            Op::Tick => store.tick(),
         }
     }
 
