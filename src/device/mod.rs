@@ -6,6 +6,8 @@
 //! [`Device::write_durable_at`] returned those bytes do, and nothing is promised of any other.
 //! Without a sync, any 512-byte sector written since may hold the old bytes, the new or garbage.
 
+pub mod control;
+
 use std::io;
 use std::sync::Arc;
 
