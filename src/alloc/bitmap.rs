@@ -12,7 +12,12 @@ impl Bitmap {
 
     /// The bitmap stored in a block.
     pub fn decode(bytes: &[u8]) -> Self {
-        Self(bytes.chunks_exact(8).map(|c| c.first_chunk::<8>().map_or(0, |c| u64::from_le_bytes(*c))).collect())
+        Self(
+            bytes
+                .chunks_exact(8)
+                .map(|c| c.first_chunk::<8>().map_or(0, |c| u64::from_le_bytes(*c)))
+                .collect(),
+        )
     }
 
     /// The block that stores the bitmap.
@@ -22,15 +27,23 @@ impl Bitmap {
 
     /// Whether bit `at` is set; bits outside count as set.
     pub fn get(&self, at: u64) -> bool {
-        self.0.get((at / 64) as usize).is_none_or(|w| w >> (at % 64) & 1 == 1)
+        self.0
+            .get((at / 64) as usize)
+            .is_none_or(|w| w >> (at % 64) & 1 == 1)
     }
 
     /// Sets bit `at` to `value`; answers whether it had the other value before.
     pub fn set(&mut self, at: u64, value: bool) -> bool {
-        let Some(word) = self.0.get_mut((at / 64) as usize) else { return false };
+        let Some(word) = self.0.get_mut((at / 64) as usize) else {
+            return false;
+        };
         let mask = 1 << (at % 64);
         let changed = (*word & mask != 0) != value;
-        if value { *word |= mask } else { *word &= !mask }
+        if value {
+            *word |= mask
+        } else {
+            *word &= !mask
+        }
         changed
     }
 

@@ -55,7 +55,14 @@ impl Group {
             committed.set(at, true);
         });
         let busy = Bitmap::new(geometry.group_blocks());
-        Self { committed, busy, limit, free: limit - SLOT_BLOCKS, slot: 1, crc: None }
+        Self {
+            committed,
+            busy,
+            limit,
+            free: limit - SLOT_BLOCKS,
+            slot: 1,
+            crc: None,
+        }
     }
 }
 
@@ -92,8 +99,15 @@ pub struct Plan {
 impl Allocator {
     /// An empty container of `blocks` blocks.
     pub fn empty(geometry: Geometry, blocks: u64) -> Self {
-        let allocator =
-            Self { geometry, inner: Mutex::new(Inner { blocks: 0, groups: Vec::new(), free: 0, cursor: 0 }) };
+        let allocator = Self {
+            geometry,
+            inner: Mutex::new(Inner {
+                blocks: 0,
+                groups: Vec::new(),
+                free: 0,
+                cursor: 0,
+            }),
+        };
         allocator.grow(blocks);
         allocator
     }
@@ -117,7 +131,9 @@ impl Allocator {
             return Err(bad("more groups than can be"));
         }
         let mut root = vec![0; ALLOC_ROOT_HEADER + ALLOC_ROOT_ENTRY * groups as usize];
-        device.read_at(at, &mut root).map_err(Error::io("reading the allocation root"))?;
+        device
+            .read_at(at, &mut root)
+            .map_err(Error::io("reading the allocation root"))?;
         if keys.root(&root) != *digest {
             return Err(bad("a digest that does not verify"));
         }
@@ -126,20 +142,37 @@ impl Allocator {
         {
             let mut inner = allocator.inner.lock();
             let mut bytes = vec![0; geometry.block_len()];
-            for (index, (group, entry)) in
-                inner.groups.iter_mut().zip(entries.chunks_exact(ALLOC_ROOT_ENTRY)).enumerate()
+            for (index, (group, entry)) in inner
+                .groups
+                .iter_mut()
+                .zip(entries.chunks_exact(ALLOC_ROOT_ENTRY))
+                .enumerate()
             {
-                let (sum, rest) = entry.split_first_chunk::<4>().ok_or_else(|| bad("a cut entry"))?;
-                let slot = rest.get(4).copied().filter(|s| *s <= 1).ok_or_else(|| bad("an unknown slot"))?;
+                let (sum, rest) = entry
+                    .split_first_chunk::<4>()
+                    .ok_or_else(|| bad("a cut entry"))?;
+                let slot = rest
+                    .get(4)
+                    .copied()
+                    .filter(|s| *s <= 1)
+                    .ok_or_else(|| bad("an unknown slot"))?;
                 let block = geometry.group_start(index as u64) + u64::from(slot);
                 let offset = geometry.offset(block);
-                device.read_at(offset, &mut bytes).map_err(Error::io("reading a bitmap"))?;
+                device
+                    .read_at(offset, &mut bytes)
+                    .map_err(Error::io("reading a bitmap"))?;
                 if crc(&bytes) != u32::from_le_bytes(*sum) {
-                    return Err(Error::corrupt("a bitmap whose checksum does not verify", offset));
+                    return Err(Error::corrupt(
+                        "a bitmap whose checksum does not verify",
+                        offset,
+                    ));
                 }
                 group.committed = Bitmap::decode(&bytes);
                 if !(0..SLOT_BLOCKS).all(|at| group.committed.get(at)) {
-                    return Err(Error::corrupt("a bitmap that gives away its own slots", offset));
+                    return Err(Error::corrupt(
+                        "a bitmap that gives away its own slots",
+                        offset,
+                    ));
                 }
                 group.free = group.limit - group.committed.count(group.limit);
                 group.slot = u32::from(slot);
@@ -169,7 +202,8 @@ impl Allocator {
         inner.blocks = blocks;
         let count = self.geometry.groups(blocks);
         for index in 0..count {
-            let limit = (blocks - self.geometry.group_start(index)).min(self.geometry.group_blocks());
+            let limit =
+                (blocks - self.geometry.group_start(index)).min(self.geometry.group_blocks());
             let added = match inner.groups.get_mut(index as usize) {
                 Some(group) => {
                     let added = limit - group.limit;
@@ -195,17 +229,29 @@ impl Allocator {
             return None;
         }
         let count = inner.groups.len() as u64;
-        let first = self.geometry.group_of(inner.cursor).unwrap_or(0).min(count - 1);
+        let first = self
+            .geometry
+            .group_of(inner.cursor)
+            .unwrap_or(0)
+            .min(count - 1);
         // The cursor's group is looked at twice: from the cursor on, and at last from its start.
         for step in 0..=count {
             let index = (first + step) % count;
             let start = self.geometry.group_start(index);
-            let from = if step == 0 { inner.cursor.saturating_sub(start) } else { 0 };
-            let Some(group) = inner.groups.get_mut(index as usize) else { continue };
+            let from = if step == 0 {
+                inner.cursor.saturating_sub(start)
+            } else {
+                0
+            };
+            let Some(group) = inner.groups.get_mut(index as usize) else {
+                continue;
+            };
             if group.free == 0 {
                 continue;
             }
-            let Some(at) = group.committed.find_clear(&group.busy, from, group.limit) else { continue };
+            let Some(at) = group.committed.find_clear(&group.busy, from, group.limit) else {
+                continue;
+            };
             let mut len = 0;
             while len < max
                 && at + len < group.limit
@@ -217,7 +263,10 @@ impl Allocator {
             group.free -= len;
             inner.free -= len;
             inner.cursor = start + at + len;
-            return Some(Run { start: start + at, len });
+            return Some(Run {
+                start: start + at,
+                len,
+            });
         }
         None
     }
@@ -228,7 +277,12 @@ impl Allocator {
     /// [`Error::Corrupt`] when one of them is in use already or outside the layout.
     pub fn reserve(&self, run: Run) -> Result<()> {
         let mut inner = self.inner.lock();
-        let lie = || Error::corrupt("a log record that takes blocks in use", self.geometry.offset(run.start));
+        let lie = || {
+            Error::corrupt(
+                "a log record that takes blocks in use",
+                self.geometry.offset(run.start),
+            )
+        };
         let end = run.start.checked_add(run.len).ok_or_else(lie)?;
         for block in run.start..end {
             let index = self.geometry.group_of(block).ok_or_else(lie)?;
@@ -249,9 +303,13 @@ impl Allocator {
         let mut inner = self.inner.lock();
         for run in runs {
             for block in run.start..run.start + run.len {
-                let Some(index) = self.geometry.group_of(block) else { continue };
+                let Some(index) = self.geometry.group_of(block) else {
+                    continue;
+                };
                 let at = block - self.geometry.group_start(index);
-                let Some(group) = inner.groups.get_mut(index as usize) else { continue };
+                let Some(group) = inner.groups.get_mut(index as usize) else {
+                    continue;
+                };
                 if group.busy.set(at, false) && !group.committed.get(at) {
                     group.free += 1;
                     inner.free += 1;
@@ -264,16 +322,30 @@ impl Allocator {
     ///
     /// # Errors
     /// [`Error::Corrupt`] when a block is freed that is not allocated, or added that is.
-    pub fn plan(&self, adds: Vec<Run>, frees: Vec<Run>, root_slot: u32, keys: &Keys) -> Result<Plan> {
+    pub fn plan(
+        &self,
+        adds: Vec<Run>,
+        frees: Vec<Run>,
+        root_slot: u32,
+        keys: &Keys,
+    ) -> Result<Plan> {
         let inner = self.inner.lock();
-        let mut changed: std::collections::BTreeMap<usize, Bitmap> = std::collections::BTreeMap::new();
+        let mut changed: std::collections::BTreeMap<usize, Bitmap> =
+            std::collections::BTreeMap::new();
         let mut mark = |run: &Run, value: bool| -> Result<()> {
-            let lie = || Error::corrupt("a block that is counted twice", self.geometry.offset(run.start));
+            let lie = || {
+                Error::corrupt(
+                    "a block that is counted twice",
+                    self.geometry.offset(run.start),
+                )
+            };
             for block in run.start..run.start + run.len {
                 let index = self.geometry.group_of(block).ok_or_else(lie)?;
                 let at = block - self.geometry.group_start(index);
                 let group = inner.groups.get(index as usize).ok_or_else(lie)?;
-                let bitmap = changed.entry(index as usize).or_insert_with(|| group.committed.clone());
+                let bitmap = changed
+                    .entry(index as usize)
+                    .or_insert_with(|| group.committed.clone());
                 if at < SLOT_BLOCKS || at >= group.limit || !bitmap.set(at, value) {
                     return Err(lie());
                 }
@@ -283,7 +355,8 @@ impl Allocator {
         frees.iter().try_for_each(|run| mark(run, false))?;
         adds.iter().try_for_each(|run| mark(run, true))?;
         let mut groups = Vec::new();
-        let mut root = Vec::with_capacity(ALLOC_ROOT_HEADER + ALLOC_ROOT_ENTRY * inner.groups.len());
+        let mut root =
+            Vec::with_capacity(ALLOC_ROOT_HEADER + ALLOC_ROOT_ENTRY * inner.groups.len());
         root.extend_from_slice(&ALLOC_ROOT_MAGIC.to_le_bytes());
         root.extend_from_slice(&(inner.groups.len() as u32).to_le_bytes());
         for (index, group) in inner.groups.iter().enumerate() {
@@ -295,7 +368,14 @@ impl Allocator {
                     let free = group.limit - committed.count(group.limit);
                     let slot = group.slot ^ 1;
                     let busy = Bitmap::new(0);
-                    Some(Group { committed, busy, limit: group.limit, free, slot, crc: Some(sum) })
+                    Some(Group {
+                        committed,
+                        busy,
+                        limit: group.limit,
+                        free,
+                        slot,
+                        crc: Some(sum),
+                    })
                 }
             };
             let entry = next.as_ref().unwrap_or(group);
@@ -308,7 +388,15 @@ impl Allocator {
             }
         }
         let root_digest = keys.root(&root);
-        Ok(Plan { groups, adds, frees, blocks: inner.blocks, root_slot, root_digest, root })
+        Ok(Plan {
+            groups,
+            adds,
+            frees,
+            blocks: inner.blocks,
+            root_slot,
+            root_digest,
+            root,
+        })
     }
 
     /// Writes the plan's bitmaps and root into the inactive slots. Nothing is synced.
@@ -319,7 +407,9 @@ impl Allocator {
         for (index, group) in &plan.groups {
             let block = self.geometry.group_start(*index as u64) + u64::from(group.slot);
             let offset = self.geometry.offset(block);
-            device.write_at(offset, &group.committed.encode()).map_err(Error::io("writing a bitmap"))?;
+            device
+                .write_at(offset, &group.committed.encode())
+                .map_err(Error::io("writing a bitmap"))?;
         }
         device
             .write_at(self.geometry.alloc_root_offset(plan.root_slot), &plan.root)
@@ -338,7 +428,9 @@ impl Allocator {
         }
         let mut mark = |run: &Run, busy: bool| {
             for block in run.start..run.start + run.len {
-                let Some(index) = self.geometry.group_of(block) else { continue };
+                let Some(index) = self.geometry.group_of(block) else {
+                    continue;
+                };
                 let at = block - self.geometry.group_start(index);
                 if let Some(group) = inner.groups.get_mut(index as usize) {
                     group.busy.set(at, busy);
@@ -353,7 +445,11 @@ impl Allocator {
     pub fn for_each_group(&self, mut visit: impl FnMut(u64, u64, &Bitmap)) {
         let inner = self.inner.lock();
         for (index, group) in inner.groups.iter().enumerate() {
-            visit(self.geometry.group_start(index as u64), group.limit, &group.committed);
+            visit(
+                self.geometry.group_start(index as u64),
+                group.limit,
+                &group.committed,
+            );
         }
     }
 }

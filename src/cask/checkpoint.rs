@@ -61,7 +61,8 @@ impl<D: Device> Cask<D> {
             self.release_lingering();
             return Ok(());
         };
-        self.write_checkpoint(frozen).inspect_err(|error| self.fail(&format!("writing a checkpoint: {error}")))
+        self.write_checkpoint(frozen)
+            .inspect_err(|error| self.fail(&format!("writing a checkpoint: {error}")))
     }
 
     /// Sets the active overlay aside; `None` when there is nothing in it.
@@ -81,11 +82,21 @@ impl<D: Device> Cask<D> {
         superblock.next_number = state.next_number.into();
         superblock.files = state.files.into();
         superblock.label = padded(&state.label);
-        Ok(Some(Frozen { overlay, snapshot: Arc::clone(&state.snapshot), superblock, mark }))
+        Ok(Some(Frozen {
+            overlay,
+            snapshot: Arc::clone(&state.snapshot),
+            superblock,
+            mark,
+        }))
     }
 
     fn write_checkpoint(&self, frozen: Frozen) -> Result<()> {
-        let Frozen { overlay, snapshot, superblock, mark } = frozen;
+        let Frozen {
+            overlay,
+            snapshot,
+            superblock,
+            mark,
+        } = frozen;
         let generation = superblock.generation.get() + 1;
         let mut build = Build {
             cask: self,
@@ -100,7 +111,12 @@ impl<D: Device> Cask<D> {
         let root = merge(&self.tree, &snapshot.root, generation, edits, &mut build)?;
         build.flush()?;
         let ahead = build.ahead;
-        let Build { adds, frees, mut unused, .. } = build;
+        let Build {
+            adds,
+            frees,
+            mut unused,
+            ..
+        } = build;
         unused.push(ahead);
 
         let slot = superblock.alloc_slot.get() ^ 1;
@@ -119,7 +135,9 @@ impl<D: Device> Cask<D> {
         next.alloc_slot = slot.into();
         next.alloc_digest = plan.root_digest;
         if !removed(Control::CheckpointDataBarrier) {
-            self.device.sync().map_err(Error::io("syncing a checkpoint"))?;
+            self.device
+                .sync()
+                .map_err(Error::io("syncing a checkpoint"))?;
         }
         write_superblock(&*self.device, &self.geometry, &next)?;
 
@@ -137,7 +155,9 @@ impl<D: Device> Cask<D> {
             state.frozen = None;
             state.frozen_pledge = 0;
             state.superblock = next;
-            self.lingering.lock().push_back((Arc::downgrade(&snapshot), released));
+            self.lingering
+                .lock()
+                .push_back((Arc::downgrade(&snapshot), released));
         }
         drop((snapshot, overlay));
         self.wal.retire(&mark, generation);
@@ -164,11 +184,21 @@ impl<D: Device> Cask<D> {
 }
 
 /// Writes both copies of a superblock and makes them durable.
-pub(super) fn write_superblock<D: Device>(device: &D, geometry: &Geometry, next: &SuperblockRecord) -> Result<()> {
-    let pair = if removed(Control::TwoSuperblockSlots) { 0 } else { 2 * (next.generation.get() & 1) };
+pub(super) fn write_superblock<D: Device>(
+    device: &D,
+    geometry: &Geometry,
+    next: &SuperblockRecord,
+) -> Result<()> {
+    let pair = if removed(Control::TwoSuperblockSlots) {
+        0
+    } else {
+        2 * (next.generation.get() & 1)
+    };
     let bytes = next.encode();
     for copy in [pair, pair + 1] {
-        device.write_at(geometry.superblock_offset(copy), &bytes).map_err(Error::io("writing a superblock"))?;
+        device
+            .write_at(geometry.superblock_offset(copy), &bytes)
+            .map_err(Error::io("writing a superblock"))?;
     }
     if !removed(Control::CheckpointSuperblockBarrier) {
         device.sync().map_err(Error::io("syncing a superblock"))?;
@@ -196,7 +226,10 @@ impl<D: Device> Build<'_, D> {
         for (number, content) in &overlay.contents {
             self.content(*number, content, snapshot, &mut edits)?;
         }
-        Ok(edits.into_iter().map(|(key, value)| Edit { key, value }).collect())
+        Ok(edits
+            .into_iter()
+            .map(|(key, value)| Edit { key, value })
+            .collect())
     }
 
     fn content(
@@ -217,7 +250,9 @@ impl<D: Device> Build<'_, D> {
                 Err(Error::Corrupt(what)) => {
                     // The block stays as unreadable as it is: a patch over bytes that do not verify
                     // would make them look sound.
-                    log::error!("content {number}, block {block}: {what}; what was written there is lost");
+                    log::error!(
+                        "content {number}, block {block}: {what}; what was written there is lost"
+                    );
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -228,7 +263,10 @@ impl<D: Device> Build<'_, D> {
             if len > self.cask.geometry.inline_max() {
                 full.push((*block, bytes));
             } else if len > 0 {
-                pieces.insert(*block, Piece::Inline(bytes.get(..len).unwrap_or_default().to_vec()));
+                pieces.insert(
+                    *block,
+                    Piece::Inline(bytes.get(..len).unwrap_or_default().to_vec()),
+                );
             }
         }
         for (first, extent) in &content.extents {
@@ -254,29 +292,46 @@ impl<D: Device> Build<'_, D> {
     ) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.cask.geometry.block_len()];
         let offset = block * self.cask.geometry.block();
-        self.cask.read_base(snapshot, number, Some(content), offset, &mut bytes)?;
+        self.cask
+            .read_base(snapshot, number, Some(content), offset, &mut bytes)?;
         Ok(bytes)
     }
 
     /// Keeps the blocks of an extent that no chunk replaces; the others were never committed.
-    fn in_place(&mut self, first: u64, extent: &Extent, patched: &BTreeSet<u64>, pieces: &mut BTreeMap<u64, Piece>) {
+    fn in_place(
+        &mut self,
+        first: u64,
+        extent: &Extent,
+        patched: &BTreeSet<u64>,
+        pieces: &mut BTreeMap<u64, Piece>,
+    ) {
         let mut at = 0;
         let end = first + extent.len();
         for block in patched.range(first..end).copied().chain([end]) {
             let to = block - first;
             if let Some(part) = extent.part(at..to) {
-                self.adds.push(Run { start: part.start, len: part.len() });
+                self.adds.push(Run {
+                    start: part.start,
+                    len: part.len(),
+                });
                 pieces.insert(first + at, Piece::Blocks(part));
             }
             if block < end {
-                self.unused.push(Run { start: extent.start + to, len: 1 });
+                self.unused.push(Run {
+                    start: extent.start + to,
+                    len: 1,
+                });
             }
             at = to + 1;
         }
     }
 
     /// Writes whole blocks, in order, to neighbouring free blocks where there are.
-    fn write_blocks(&mut self, full: Vec<(u64, Vec<u8>)>, pieces: &mut BTreeMap<u64, Piece>) -> Result<()> {
+    fn write_blocks(
+        &mut self,
+        full: Vec<(u64, Vec<u8>)>,
+        pieces: &mut BTreeMap<u64, Piece>,
+    ) -> Result<()> {
         let mut left = full.len() as u64;
         let mut run = Run { start: 0, len: 0 };
         let mut open: Option<(u64, u64, Vec<u32>)> = None;
@@ -287,23 +342,39 @@ impl<D: Device> Build<'_, D> {
             }
             let (place, sum) = (run.start, crc(&bytes));
             self.gather(place, &bytes)?;
-            run = Run { start: run.start + 1, len: run.len - 1 };
+            run = Run {
+                start: run.start + 1,
+                len: run.len - 1,
+            };
             left -= 1;
             match &mut open {
                 Some((first, start, crcs))
-                    if *first + crcs.len() as u64 == block && *start + crcs.len() as u64 == place =>
+                    if *first + crcs.len() as u64 == block
+                        && *start + crcs.len() as u64 == place =>
                 {
                     crcs.push(sum);
                 }
                 _ => {
                     if let Some((first, start, crcs)) = open.replace((block, place, vec![sum])) {
-                        pieces.insert(first, Piece::Blocks(Extent { start, crcs: crcs.into() }));
+                        pieces.insert(
+                            first,
+                            Piece::Blocks(Extent {
+                                start,
+                                crcs: crcs.into(),
+                            }),
+                        );
                     }
                 }
             }
         }
         if let Some((first, start, crcs)) = open {
-            pieces.insert(first, Piece::Blocks(Extent { start, crcs: crcs.into() }));
+            pieces.insert(
+                first,
+                Piece::Blocks(Extent {
+                    start,
+                    crcs: crcs.into(),
+                }),
+            );
         }
         Ok(())
     }
@@ -326,27 +397,36 @@ impl<D: Device> Build<'_, D> {
         });
         let mut items: BTreeMap<u64, (Option<u64>, Vec<u32>)> = BTreeMap::new();
         for range in &gone {
-            self.cask.tree_content(snapshot, number, range.clone(), &mut |first, record| {
-                match record {
-                    ContentRecord::Inline(_) => items.insert(first, (None, Vec::new())),
-                    ContentRecord::Extent { start, crcs } => {
-                        items.insert(first, (Some(start), decode_crcs(crcs).collect()))
-                    }
-                };
-                Ok(true)
-            })?;
+            self.cask
+                .tree_content(snapshot, number, range.clone(), &mut |first, record| {
+                    match record {
+                        ContentRecord::Inline(_) => items.insert(first, (None, Vec::new())),
+                        ContentRecord::Extent { start, crcs } => {
+                            items.insert(first, (Some(start), decode_crcs(crcs).collect()))
+                        }
+                    };
+                    Ok(true)
+                })?;
         }
         for (first, (start, crcs)) in items {
             edits.insert(Key::new(number, Kind::Data, first), None);
             let Some(start) = start else { continue };
-            let extent = Extent { start, crcs: crcs.into() };
+            let extent = Extent {
+                start,
+                crcs: crcs.into(),
+            };
             let end = first + extent.len();
             let mut at = first;
-            let touching = gone.get(gone.partition_point(|r| r.end <= first)..).unwrap_or_default();
+            let touching = gone
+                .get(gone.partition_point(|r| r.end <= first)..)
+                .unwrap_or_default();
             for range in touching.iter().take_while(|r| r.start < end) {
                 self.keep(number, &extent, first, at..range.start.max(at), edits);
                 let cut = range.start.max(first)..range.end.min(end);
-                self.frees.push(Run { start: start + (cut.start - first), len: cut.end - cut.start });
+                self.frees.push(Run {
+                    start: start + (cut.start - first),
+                    len: cut.end - cut.start,
+                });
                 at = cut.end;
             }
             self.keep(number, &extent, first, at..end, edits);
@@ -363,12 +443,22 @@ impl<D: Device> Build<'_, D> {
         blocks: Range<u64>,
         edits: &mut BTreeMap<Key, Option<Value>>,
     ) {
-        if let Some(part) = extent.part(blocks.start.saturating_sub(first)..blocks.end.saturating_sub(first)) {
-            edits.insert(Key::new(number, Kind::Data, blocks.start), Some(encode(&part)));
+        if let Some(part) =
+            extent.part(blocks.start.saturating_sub(first)..blocks.end.saturating_sub(first))
+        {
+            edits.insert(
+                Key::new(number, Kind::Data, blocks.start),
+                Some(encode(&part)),
+            );
         }
     }
 
-    fn put_pieces(&self, number: Number, pieces: BTreeMap<u64, Piece>, edits: &mut BTreeMap<Key, Option<Value>>) {
+    fn put_pieces(
+        &self,
+        number: Number,
+        pieces: BTreeMap<u64, Piece>,
+        edits: &mut BTreeMap<Key, Option<Value>>,
+    ) {
         let most = self.cask.geometry.extent_max();
         for (first, piece) in pieces {
             match piece {
@@ -379,7 +469,10 @@ impl<D: Device> Build<'_, D> {
                 Piece::Blocks(extent) => {
                     let mut at = 0;
                     while let Some(part) = extent.part(at..(at + most).min(extent.len())) {
-                        edits.insert(Key::new(number, Kind::Data, first + at), Some(encode(&part)));
+                        edits.insert(
+                            Key::new(number, Kind::Data, first + at),
+                            Some(encode(&part)),
+                        );
                         at += part.len();
                     }
                 }
@@ -402,7 +495,10 @@ impl<D: Device> Build<'_, D> {
     fn flush(&mut self) -> Result<()> {
         if !self.gathered.is_empty() {
             let offset = self.cask.geometry.offset(self.gathered_at);
-            self.cask.device.write_at(offset, &self.gathered).map_err(Error::io("writing a checkpoint"))?;
+            self.cask
+                .device
+                .write_at(offset, &self.gathered)
+                .map_err(Error::io("writing a checkpoint"))?;
             self.gathered.clear();
         }
         Ok(())
@@ -410,8 +506,17 @@ impl<D: Device> Build<'_, D> {
 }
 
 fn encode(extent: &Extent) -> Value {
-    let crcs: Vec<u8> = extent.crcs.iter().flat_map(|sum| sum.to_le_bytes()).collect();
-    ContentRecord::Extent { start: extent.start, crcs: &crcs }.encode().into()
+    let crcs: Vec<u8> = extent
+        .crcs
+        .iter()
+        .flat_map(|sum| sum.to_le_bytes())
+        .collect();
+    ContentRecord::Extent {
+        start: extent.start,
+        crcs: &crcs,
+    }
+    .encode()
+    .into()
 }
 
 fn out_of_space() -> Error {
@@ -424,10 +529,16 @@ impl<D: Device> PageStore for Build<'_, D> {
             self.ahead = self.cask.alloc.allocate(16).ok_or_else(out_of_space)?;
         }
         let block = self.ahead.start;
-        self.ahead = Run { start: block + 1, len: self.ahead.len - 1 };
+        self.ahead = Run {
+            start: block + 1,
+            len: self.ahead.len - 1,
+        };
         match self.adds.last_mut() {
             Some(run) if run.start + run.len == block => run.len += 1,
-            _ => self.adds.push(Run { start: block, len: 1 }),
+            _ => self.adds.push(Run {
+                start: block,
+                len: 1,
+            }),
         }
         Ok(block)
     }
@@ -441,7 +552,10 @@ impl<D: Device> PageStore for Build<'_, D> {
     fn free(&mut self, block: u64) {
         match self.frees.last_mut() {
             Some(run) if run.start + run.len == block => run.len += 1,
-            _ => self.frees.push(Run { start: block, len: 1 }),
+            _ => self.frees.push(Run {
+                start: block,
+                len: 1,
+            }),
         }
     }
 }
@@ -453,5 +567,9 @@ pub(super) fn root_of(superblock: &SuperblockRecord) -> Root {
         block: superblock.root_block.get(),
         crc: superblock.root_crc.get(),
     });
-    Root { page, height, pages: superblock.pages.get() }
+    Root {
+        page,
+        height,
+        pages: superblock.pages.get(),
+    }
 }

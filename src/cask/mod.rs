@@ -11,6 +11,9 @@ mod space;
 mod tx;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -27,10 +30,10 @@ use crate::alloc::{Allocator, Run};
 use crate::clock::Timestamp;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::format::Geometry;
 use crate::format::checksum::Keys;
 use crate::format::key::Number;
 use crate::format::superblock::{FLAG_FILLED, SuperblockRecord};
-use crate::format::Geometry;
 use crate::tree::{Root, Tree};
 use crate::wal::{Outcome, Wal};
 
@@ -187,7 +190,10 @@ impl<D: Device> Cask<D> {
         if self.read_only.is_some() {
             return Ok(());
         }
-        let nanos = now.secs.saturating_mul(1_000_000_000).saturating_add(i64::from(now.nanos));
+        let nanos = now
+            .secs
+            .saturating_mul(1_000_000_000)
+            .saturating_add(i64::from(now.nanos));
         let since = nanos.saturating_sub(self.last_commit.load(Ordering::Relaxed));
         let last = self.wal.last();
         if self.wal.durable() >= last {
@@ -197,7 +203,9 @@ impl<D: Device> Cask<D> {
             self.last_commit.store(nanos, Ordering::Relaxed);
         }
         let idle = self.state.read().active.is_empty();
-        let age = now.secs.saturating_sub(self.last_checkpoint.load(Ordering::Relaxed));
+        let age = now
+            .secs
+            .saturating_sub(self.last_checkpoint.load(Ordering::Relaxed));
         let full = self.wal.live() >= LOG_DUE.min(self.geometry.wal_len / 2)
             || self.state.read().active.memory() >= 2 * LOG_DUE;
         if idle {
@@ -224,7 +232,8 @@ impl<D: Device> Cask<D> {
     }
 
     fn alive(&self) -> Result<()> {
-        self.failure().map_or(Ok(()), |why| Err(Error::Failed(why.to_owned())))
+        self.failure()
+            .map_or(Ok(()), |why| Err(Error::Failed(why.to_owned())))
     }
 
     fn writable(&self) -> Result<()> {
@@ -270,7 +279,12 @@ impl<D: Device> Cask<D> {
         let growth = match self.fixed {
             true => 0,
             false => {
-                let host = self.device.growth_available().ok().flatten().unwrap_or(1 << 50);
+                let host = self
+                    .device
+                    .growth_available()
+                    .ok()
+                    .flatten()
+                    .unwrap_or(1 << 50);
                 (host / self.geometry.block()).min(self.geometry.max_blocks() - blocks)
             }
         };

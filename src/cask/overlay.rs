@@ -36,7 +36,11 @@ pub struct Cost {
 impl Cost {
     /// The sum of two.
     pub fn plus(self, other: Self) -> Self {
-        Self { keys: self.keys + other.keys, bytes: self.bytes + other.bytes, blocks: self.blocks + other.blocks }
+        Self {
+            keys: self.keys + other.keys,
+            bytes: self.bytes + other.bytes,
+            blocks: self.blocks + other.blocks,
+        }
     }
 
     fn minus(self, other: Self) -> Self {
@@ -81,7 +85,9 @@ impl Chunk {
 
     /// The known ranges with their bytes.
     pub fn pieces(&self) -> impl Iterator<Item = (Range<usize>, &[u8])> {
-        self.known.iter().filter_map(|range| Some((range.clone(), self.data.get(range.clone())?)))
+        self.known
+            .iter()
+            .filter_map(|range| Some((range.clone(), self.data.get(range.clone())?)))
     }
 
     fn end(&self) -> usize {
@@ -106,8 +112,14 @@ impl Extent {
 
     /// The blocks `range`, counted from the extent's first; `None` when there is none.
     pub fn part(&self, range: Range<u64>) -> Option<Self> {
-        let crcs = self.crcs.get(range.start as usize..range.end as usize).filter(|c| !c.is_empty())?;
-        Some(Self { start: self.start + range.start, crcs: crcs.into() })
+        let crcs = self
+            .crcs
+            .get(range.start as usize..range.end as usize)
+            .filter(|c| !c.is_empty())?;
+        Some(Self {
+            start: self.start + range.start,
+            crcs: crcs.into(),
+        })
     }
 }
 
@@ -187,9 +199,21 @@ impl Overlay {
             Change::Put(key, value) => self.put(*key, Some(Value::from(*value))),
             Change::Del(key) => self.put(*key, None),
             Change::Write(content, offset, bytes) => self.write(*content, *offset, bytes)?,
-            Change::Extent { content, block, start, crcs } => {
+            Change::Extent {
+                content,
+                block,
+                start,
+                crcs,
+            } => {
                 let crcs: Arc<[u32]> = decode_crcs(crcs).collect();
-                self.place(*content, *block, Extent { start: *start, crcs })?;
+                self.place(
+                    *content,
+                    *block,
+                    Extent {
+                        start: *start,
+                        crcs,
+                    },
+                )?;
             }
             Change::Truncate(content, len) => self.truncate(*content, *len)?,
             Change::Drop(content) => self.truncate(*content, 0)?,
@@ -201,7 +225,9 @@ impl Overlay {
     fn put(&mut self, key: Key, value: Option<Value>) {
         let cost = |value: &Option<Value>| Cost {
             keys: 1,
-            bytes: value.as_ref().map_or(0, |v| (v.len() + CELL_OVERHEAD) as u64),
+            bytes: value
+                .as_ref()
+                .map_or(0, |v| (v.len() + CELL_OVERHEAD) as u64),
             blocks: 0,
         };
         self.releases |= value.is_none();
@@ -215,18 +241,35 @@ impl Overlay {
         let floor = (number >= self.born).then_some(0);
         let cost = &mut self.cost;
         self.contents.entry(number).or_insert_with(|| {
-            *cost = cost.plus(Cost { keys: 2, bytes: 0, blocks: 0 });
-            Content { floor, ..Content::default() }
+            *cost = cost.plus(Cost {
+                keys: 2,
+                bytes: 0,
+                blocks: 0,
+            });
+            Content {
+                floor,
+                ..Content::default()
+            }
         })
     }
 
     fn chunk_cost(geometry: &Geometry, content: &Content, block: u64) -> Cost {
-        let Some(chunk) = content.chunks.get(&block) else { return Cost::default() };
+        let Some(chunk) = content.chunks.get(&block) else {
+            return Cost::default();
+        };
         let alone = content.hides(block) && content.extent_at(block).is_none();
         if alone && chunk.end() <= geometry.inline_max() {
-            Cost { keys: 1, bytes: (chunk.end() + CONTENT_OVERHEAD) as u64, blocks: 0 }
+            Cost {
+                keys: 1,
+                bytes: (chunk.end() + CONTENT_OVERHEAD) as u64,
+                blocks: 0,
+            }
         } else {
-            Cost { keys: 3, bytes: 3 * CONTENT_OVERHEAD as u64 + 4, blocks: 1 }
+            Cost {
+                keys: 3,
+                bytes: 3 * CONTENT_OVERHEAD as u64 + 4,
+                blocks: 1,
+            }
         }
     }
 
@@ -243,7 +286,10 @@ impl Overlay {
     fn write(&mut self, number: Number, offset: u64, mut bytes: &[u8]) -> Result<()> {
         let end = offset.checked_add(bytes.len() as u64);
         if end.is_none_or(|end| end > crate::limits::FILE_SIZE_MAX) {
-            return Err(Error::corrupt("a log record that writes past the largest file", 0));
+            return Err(Error::corrupt(
+                "a log record that writes past the largest file",
+                0,
+            ));
         }
         let size = self.geometry.block();
         let mut offset = offset;
@@ -259,8 +305,12 @@ impl Overlay {
     }
 
     fn place(&mut self, number: Number, block: u64, extent: Extent) -> Result<()> {
-        let end = block.checked_add(extent.len()).filter(|end| *end <= crate::limits::FILE_SIZE_MAX);
-        let end = end.ok_or_else(|| Error::corrupt("a log record that places blocks past the largest file", 0))?;
+        let end = block
+            .checked_add(extent.len())
+            .filter(|end| *end <= crate::limits::FILE_SIZE_MAX);
+        let end = end.ok_or_else(|| {
+            Error::corrupt("a log record that places blocks past the largest file", 0)
+        })?;
         self.clear(number, block..end);
         self.releases = true;
         self.cost = self.cost.plus(self.extent_cost(extent.len()));
@@ -270,20 +320,32 @@ impl Overlay {
 
     fn extent_cost(&self, blocks: u64) -> Cost {
         let items = blocks.div_ceil(self.geometry.extent_max()) + 2;
-        Cost { keys: items, bytes: 4 * blocks + items * CONTENT_OVERHEAD as u64, blocks: 0 }
+        Cost {
+            keys: items,
+            bytes: 4 * blocks + items * CONTENT_OVERHEAD as u64,
+            blocks: 0,
+        }
     }
 
     /// Forgets what this layer holds in a range of blocks.
     fn clear(&mut self, number: Number, range: Range<u64>) {
         let geometry = self.geometry;
         let content = self.content(number);
-        let blocks: Vec<u64> = content.chunks.range(range.clone()).map(|(block, _)| *block).collect();
+        let blocks: Vec<u64> = content
+            .chunks
+            .range(range.clone())
+            .map(|(block, _)| *block)
+            .collect();
         let mut given = Cost::default();
         for block in blocks {
             given = given.plus(Self::chunk_cost(&geometry, content, block));
             content.chunks.remove(&block);
         }
-        let from = content.extents.range(..=range.start).next_back().map_or(range.start, |(first, _)| *first);
+        let from = content
+            .extents
+            .range(..=range.start)
+            .next_back()
+            .map_or(range.start, |(first, _)| *first);
         let touched: Vec<u64> = content
             .extents
             .range(from..range.end)
@@ -292,10 +354,15 @@ impl Overlay {
             .collect();
         let mut dropped = Vec::new();
         for first in touched {
-            let Some(extent) = content.extents.remove(&first) else { continue };
+            let Some(extent) = content.extents.remove(&first) else {
+                continue;
+            };
             let from = range.start.saturating_sub(first).min(extent.len());
             let to = (range.end - first).min(extent.len());
-            dropped.push(Run { start: extent.start + from, len: to - from });
+            dropped.push(Run {
+                start: extent.start + from,
+                len: to - from,
+            });
             if let Some(head) = extent.part(0..from) {
                 content.extents.insert(first, head);
             }
@@ -310,7 +377,10 @@ impl Overlay {
 
     fn truncate(&mut self, number: Number, len: u64) -> Result<()> {
         if len > crate::limits::FILE_SIZE_MAX {
-            return Err(Error::corrupt("a log record that truncates past the largest file", 0));
+            return Err(Error::corrupt(
+                "a log record that truncates past the largest file",
+                0,
+            ));
         }
         let floor = len.div_ceil(self.geometry.block());
         self.clear(number, floor..u64::MAX);

@@ -23,7 +23,8 @@ use crate::format::checksum::{Digest, Keys, crc};
 use crate::format::item::InodeRecord;
 use crate::format::key::ROOT;
 use crate::format::superblock::{
-    FLAG_FILLED, FLAG_FIXED, MAGIC, Rejected, SPACING, SUPERBLOCK_COPIES, SUPERBLOCK_LEN, SuperblockRecord, VERSION,
+    FLAG_FILLED, FLAG_FIXED, MAGIC, Rejected, SPACING, SUPERBLOCK_COPIES, SUPERBLOCK_LEN,
+    SuperblockRecord, VERSION,
 };
 use crate::format::wal::{Change, Changes, decode_crcs, records};
 use crate::format::{FileKind, Geometry, Key};
@@ -99,15 +100,25 @@ pub struct OpenOptions {
 impl FormatOptions {
     fn wal_len(&self) -> u64 {
         let block = u64::from(self.block_size);
-        let eighth = self.blocks.map_or(WAL_DEFAULT, |blocks| blocks.saturating_mul(block) / 8);
-        let len = self.wal_bytes.unwrap_or_else(|| eighth.clamp(WAL_MIN, WAL_DEFAULT));
+        let eighth = self
+            .blocks
+            .map_or(WAL_DEFAULT, |blocks| blocks.saturating_mul(block) / 8);
+        let len = self
+            .wal_bytes
+            .unwrap_or_else(|| eighth.clamp(WAL_MIN, WAL_DEFAULT));
         len / block.max(4096) * block.max(4096)
     }
 
     fn check(&self) -> Result<(Geometry, u64)> {
         let tiny = self.superblock_spacing < SPACING;
-        let least = if tiny { 512 } else { crate::limits::BLOCK_SIZE_MIN };
-        if !self.block_size.is_power_of_two() || !(least..=crate::limits::BLOCK_SIZE_MAX).contains(&self.block_size) {
+        let least = if tiny {
+            512
+        } else {
+            crate::limits::BLOCK_SIZE_MIN
+        };
+        if !self.block_size.is_power_of_two()
+            || !(least..=crate::limits::BLOCK_SIZE_MAX).contains(&self.block_size)
+        {
             return Err(Error::invalid(format!(
                 "a block size of {} bytes is not a power of two from 1024 to 65536",
                 self.block_size
@@ -121,19 +132,37 @@ impl FormatOptions {
             )));
         }
         if self.fill && self.blocks.is_none() {
-            return Err(Error::invalid("--fill needs --blocks: a cask that grows cannot be filled in advance"));
+            return Err(Error::invalid(
+                "--fill needs --blocks: a cask that grows cannot be filled in advance",
+            ));
         }
         if self.files == Some(0) {
-            return Err(Error::invalid("a cask holds at least one file: its root directory"));
+            return Err(Error::invalid(
+                "a cask holds at least one file: its root directory",
+            ));
         }
-        if !tiny && self.wal_bytes.is_some_and(|len| !(WAL_MIN..=WAL_MAX).contains(&len)) {
-            return Err(Error::invalid(format!("a log has {WAL_MIN} to {WAL_MAX} bytes")));
+        if !tiny
+            && self
+                .wal_bytes
+                .is_some_and(|len| !(WAL_MIN..=WAL_MAX).contains(&len))
+        {
+            return Err(Error::invalid(format!(
+                "a log has {WAL_MIN} to {WAL_MAX} bytes"
+            )));
         }
-        let wal_len = if tiny { self.wal_bytes.unwrap_or(8 * u64::from(self.block_size)) } else { self.wal_len() };
-        let geometry = Geometry { block_size: self.block_size, spacing: self.superblock_spacing, wal_len };
-        let blocks = self
-            .blocks
-            .unwrap_or_else(|| geometry.first_block() + 2 + FIRST_ROOM.div_ceil(geometry.block()).max(64));
+        let wal_len = if tiny {
+            self.wal_bytes.unwrap_or(8 * u64::from(self.block_size))
+        } else {
+            self.wal_len()
+        };
+        let geometry = Geometry {
+            block_size: self.block_size,
+            spacing: self.superblock_spacing,
+            wal_len,
+        };
+        let blocks = self.blocks.unwrap_or_else(|| {
+            geometry.first_block() + 2 + FIRST_ROOM.div_ceil(geometry.block()).max(64)
+        });
         geometry.check(blocks)?;
         Ok((geometry, blocks))
     }
@@ -147,17 +176,29 @@ impl<D: Device> Cask<D> {
     pub fn format(device: &D, options: &FormatOptions) -> Result<()> {
         let (geometry, blocks) = options.check()?;
         let len = geometry.offset(blocks);
-        device.set_len(0).map_err(Error::io("emptying the container"))?;
-        device.set_len(len).map_err(Error::io("setting the container's length"))?;
-        device.allocate(0, len).map_err(Error::io("reserving the container's space"))?;
+        device
+            .set_len(0)
+            .map_err(Error::io("emptying the container"))?;
+        device
+            .set_len(len)
+            .map_err(Error::io("setting the container's length"))?;
+        device
+            .allocate(0, len)
+            .map_err(Error::io("reserving the container's space"))?;
         // The log is written even where the rest is only reserved: no write to it can fail for space
         // or need a new extent.
-        let filled = if options.fill { 0..len } else { geometry.wal_offset()..geometry.offset(geometry.first_block()) };
+        let filled = if options.fill {
+            0..len
+        } else {
+            geometry.wal_offset()..geometry.offset(geometry.first_block())
+        };
         let zeros = vec![0; 1 << 20];
         let mut at = filled.start;
         while at < filled.end {
             let take = zeros.len().min((filled.end - at) as usize);
-            device.write_at(at, zeros.get(..take).unwrap_or_default()).map_err(Error::io("writing zeros"))?;
+            device
+                .write_at(at, zeros.get(..take).unwrap_or_default())
+                .map_err(Error::io("writing zeros"))?;
             at += take as u64;
         }
 
@@ -183,9 +224,16 @@ impl<D: Device> Cask<D> {
             reserved: 0.into(),
         };
         let cells = [(Key::inode(ROOT), root_inode.as_bytes())];
-        let page =
-            crate::format::page::Page::build(geometry.block_len(), 0, page_run.start, 1, cells.into_iter())?;
-        device.write_at(geometry.offset(page_run.start), page.bytes()).map_err(Error::io("writing the root page"))?;
+        let page = crate::format::page::Page::build(
+            geometry.block_len(),
+            0,
+            page_run.start,
+            1,
+            cells.into_iter(),
+        )?;
+        device
+            .write_at(geometry.offset(page_run.start), page.bytes())
+            .map_err(Error::io("writing the root page"))?;
         let plan = alloc.plan(vec![page_run], Vec::new(), 1, &keys)?;
         alloc.write(device, &plan)?;
 
@@ -197,7 +245,11 @@ impl<D: Device> Cask<D> {
         superblock.label = padded(&options.label);
         superblock.block_size = geometry.block_size.into();
         superblock.spacing = geometry.spacing.into();
-        let fixed = if options.blocks.is_some() { FLAG_FIXED } else { 0 };
+        let fixed = if options.blocks.is_some() {
+            FLAG_FIXED
+        } else {
+            0
+        };
         superblock.flags = (fixed | if options.fill { FLAG_FILLED } else { 0 }).into();
         superblock.height = 1.into();
         superblock.blocks = blocks.into();
@@ -214,14 +266,18 @@ impl<D: Device> Cask<D> {
         superblock.next_number = (ROOT + 1).into();
         superblock.files = 1.into();
         superblock.created = now;
-        device.sync().map_err(Error::io("syncing the new container"))?;
+        device
+            .sync()
+            .map_err(Error::io("syncing the new container"))?;
         // Both pairs of copies hold generation 1, so that one damaged pair does not matter.
         for copy in 0..SUPERBLOCK_COPIES {
             device
                 .write_at(geometry.superblock_offset(copy), &superblock.encode())
                 .map_err(Error::io("writing a superblock"))?;
         }
-        device.sync().map_err(Error::io("syncing the new container"))
+        device
+            .sync()
+            .map_err(Error::io("syncing the new container"))
     }
 
     /// Opens a container, recovering it if it was not closed in order.
@@ -249,7 +305,9 @@ impl<D: Device> Unrecovered<D> {
     /// # Errors
     /// As [`Cask::open`].
     pub fn load(device: D, options: &OpenOptions) -> Result<Self> {
-        let len = device.len().map_err(Error::io("asking for the container's length"))?;
+        let len = device
+            .len()
+            .map_err(Error::io("asking for the container's length"))?;
         let mut best: Option<SuperblockRecord> = None;
         let mut worst = Rejected::Foreign;
         let mut damaged_copies = 0;
@@ -260,7 +318,9 @@ impl<D: Device> Unrecovered<D> {
         };
         for copy in 0..SUPERBLOCK_COPIES {
             match read_copy(&device, copy * u64::from(spacing), len)? {
-                Ok(found) if best.is_none_or(|best| best.generation.get() < found.generation.get()) => {
+                Ok(found)
+                    if best.is_none_or(|best| best.generation.get() < found.generation.get()) =>
+                {
                     best = Some(found);
                 }
                 Ok(_) => {}
@@ -286,13 +346,20 @@ impl<D: Device> Unrecovered<D> {
         };
         let geometry = Geometry::of(&superblock);
         let layout = geometry.offset(superblock.blocks.get());
-        geometry.check(superblock.blocks.get()).map_err(|_| Error::corrupt("an impossible layout", 0))?;
+        geometry
+            .check(superblock.blocks.get())
+            .map_err(|_| Error::corrupt("an impossible layout", 0))?;
         if len < layout {
             return Err(Error::invalid(format!(
                 "the container is cut off: {len} bytes of {layout}; restore it from a copy"
             )));
         }
-        Ok(Self { device, superblock, geometry, damaged_copies })
+        Ok(Self {
+            device,
+            superblock,
+            geometry,
+            damaged_copies,
+        })
     }
 
     /// The newest superblock.
@@ -311,7 +378,12 @@ impl<D: Device> Unrecovered<D> {
     /// # Errors
     /// As [`Cask::open`].
     pub fn recover(self, read_only: bool) -> Result<Cask<D>> {
-        let Self { device, superblock, geometry, .. } = self;
+        let Self {
+            device,
+            superblock,
+            geometry,
+            ..
+        } = self;
         let device = Arc::new(device);
         let keys = Keys::derive(&superblock.secret);
         let generation = superblock.generation.get();
@@ -333,7 +405,10 @@ impl<D: Device> Unrecovered<D> {
             active: Overlay::new(geometry, superblock.next_number.get()),
             frozen: None,
             frozen_pledge: 0,
-            snapshot: Arc::new(Snapshot { root: root_of(&superblock), generation }),
+            snapshot: Arc::new(Snapshot {
+                root: root_of(&superblock),
+                generation,
+            }),
             next_number: superblock.next_number.get(),
             files: superblock.files.get(),
             label: superblock.label().to_vec(),
@@ -342,7 +417,9 @@ impl<D: Device> Unrecovered<D> {
         let applied = apply_log(&*device, geometry, &alloc, &log, &mut state)?;
         let damaged = log.lost.is_some() || applied.end.next <= log.durable;
         let why = match (damaged, read_only) {
-            (true, _) => Some("part of its log that was confirmed durable does not verify; run `caskfs fsck`"),
+            (true, _) => Some(
+                "part of its log that was confirmed durable does not verify; run `caskfs fsck`",
+            ),
             (false, true) => Some(""),
             (false, false) => None,
         };
@@ -381,12 +458,18 @@ impl<D: Device> Unrecovered<D> {
     }
 }
 
-fn read_copy<D: Device>(device: &D, offset: u64, len: u64) -> Result<Result<SuperblockRecord, Rejected>> {
+fn read_copy<D: Device>(
+    device: &D,
+    offset: u64,
+    len: u64,
+) -> Result<Result<SuperblockRecord, Rejected>> {
     if offset + SUPERBLOCK_LEN as u64 > len {
         return Ok(Err(Rejected::Foreign));
     }
     let mut bytes = [0; SUPERBLOCK_LEN];
-    device.read_at(offset, &mut bytes).map_err(Error::io("reading a superblock"))?;
+    device
+        .read_at(offset, &mut bytes)
+        .map_err(Error::io("reading a superblock"))?;
     Ok(SuperblockRecord::decode(&bytes))
 }
 
@@ -408,21 +491,35 @@ fn apply_log<D: Device>(
     for (first, payload) in &log.frames {
         for (record, lsn) in records(payload)?.into_iter().zip(*first..) {
             let confirmed = lsn <= log.durable;
-            if !confirmed && !removed(Control::BypassChecksums) && !blocks_hold(device, geometry, record)? {
+            if !confirmed
+                && !removed(Control::BypassChecksums)
+                && !blocks_hold(device, geometry, record)?
+            {
                 end.next = lsn;
-                return Ok(Applied { end, rejected: true });
+                return Ok(Applied {
+                    end,
+                    rejected: true,
+                });
             }
             for change in Changes(record) {
                 let change = change?;
                 match &change {
                     Change::Extent { start, crcs, .. } => {
-                        alloc.reserve(Run { start: *start, len: decode_crcs(crcs).len() as u64 })?;
+                        alloc.reserve(Run {
+                            start: *start,
+                            len: decode_crcs(crcs).len() as u64,
+                        })?;
                     }
                     Change::Counters { next_number, files } => {
                         (state.next_number, state.files) = (*next_number, *files);
                     }
                     Change::Grow(blocks) if *blocks <= geometry.max_blocks() => alloc.grow(*blocks),
-                    Change::Grow(_) => return Err(Error::corrupt("a log record that grows past the largest cask", 0)),
+                    Change::Grow(_) => {
+                        return Err(Error::corrupt(
+                            "a log record that grows past the largest cask",
+                            0,
+                        ));
+                    }
                     Change::Label(label) => state.label = label.to_vec(),
                     _ => {}
                 }
@@ -430,12 +527,17 @@ fn apply_log<D: Device>(
             }
         }
     }
-    Ok(Applied { end, rejected: false })
+    Ok(Applied {
+        end,
+        rejected: false,
+    })
 }
 
 /// Whether the blocks that a record refers to hold what it says.
 fn blocks_hold<D: Device>(device: &D, geometry: Geometry, record: &[u8]) -> Result<bool> {
-    let len = device.len().map_err(Error::io("asking for the container's length"))?;
+    let len = device
+        .len()
+        .map_err(Error::io("asking for the container's length"))?;
     let mut bytes = vec![0; geometry.block_len()];
     for change in Changes(record) {
         let (start, crcs) = match change? {
@@ -448,7 +550,9 @@ fn blocks_hold<D: Device>(device: &D, geometry: Geometry, record: &[u8]) -> Resu
             if offset.saturating_add(geometry.block()) > len {
                 return Ok(false);
             }
-            device.read_at(offset, &mut bytes).map_err(Error::io("reading data the log refers to"))?;
+            device
+                .read_at(offset, &mut bytes)
+                .map_err(Error::io("reading data the log refers to"))?;
             if crc(&bytes) != sum {
                 return Ok(false);
             }

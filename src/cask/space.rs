@@ -13,7 +13,11 @@ use crate::format::wal::Change;
 /// The active overlay takes at most about this much memory before writers wait for a checkpoint.
 const MEMORY_MAX: u64 = 64 << 20;
 /// What one operation that gives space back may cost.
-const RELEASE: Cost = Cost { keys: 12, bytes: 1024, blocks: 2 };
+const RELEASE: Cost = Cost {
+    keys: 12,
+    bytes: 1024,
+    blocks: 2,
+};
 /// A growing container grows by a quarter of its size, but by no more bytes than this at a time.
 const GROWTH_MAX: u64 = 1 << 30;
 
@@ -58,7 +62,13 @@ impl<D: Device> Cask<D> {
     }
 
     /// Whether an operation may be logged now.
-    pub(super) fn admit(&self, state: &State, cost: Cost, class: Class, record: usize) -> Result<(), Short> {
+    pub(super) fn admit(
+        &self,
+        state: &State,
+        cost: Cost,
+        class: Class,
+        record: usize,
+    ) -> Result<(), Short> {
         let idle = state.active.is_empty() && state.frozen.is_none();
         if !idle && (!self.wal.fits(record) || state.active.memory() > MEMORY_MAX) {
             return Err(Short::Log);
@@ -69,7 +79,11 @@ impl<D: Device> Cask<D> {
         };
         let wanted = self.pledged(state, cost) + reserve;
         let free = self.alloc.free();
-        if free < wanted { Err(Short::Blocks(wanted - free)) } else { Ok(()) }
+        if free < wanted {
+            Err(Short::Blocks(wanted - free))
+        } else {
+            Ok(())
+        }
     }
 
     /// Freezing adds what the frozen overlay may need to what is set aside.
@@ -82,7 +96,9 @@ impl<D: Device> Cask<D> {
     /// # Errors
     /// [`Error::NoSpace`] when nothing can help.
     pub(super) fn make_room(&self, short: Short, attempt: u32) -> Result<()> {
-        let Short::Blocks(blocks) = short else { return self.checkpoint() };
+        let Short::Blocks(blocks) = short else {
+            return self.checkpoint();
+        };
         let pending = {
             let state = self.state.read();
             !state.active.is_empty() || state.frozen.is_some()
@@ -109,7 +125,10 @@ impl<D: Device> Cask<D> {
         let size = self.geometry.block();
         let old = self.alloc.blocks();
         let step = (old / 4).min(GROWTH_MAX / size);
-        let available = self.device.growth_available().map_err(Error::io("asking the host for space"))?;
+        let available = self
+            .device
+            .growth_available()
+            .map_err(Error::io("asking the host for space"))?;
         let Some(new) = [step.max(blocks + 64), blocks + 2]
             .iter()
             .map(|more| (old + more).min(self.geometry.max_blocks()))
@@ -123,11 +142,18 @@ impl<D: Device> Cask<D> {
         match self.device.allocate(old * size, (new - old) * size) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(false),
-            Err(source) => return Err(Error::Io { what: "extending the container".to_owned(), source }),
+            Err(source) => {
+                return Err(Error::Io {
+                    what: "extending the container".to_owned(),
+                    source,
+                });
+            }
         }
         // The new length is durable before any record relies on it (I9).
         if let Err(source) = self.device.sync() {
-            self.fail(&format!("syncing the container after extending it: {source}"));
+            self.fail(&format!(
+                "syncing the container after extending it: {source}"
+            ));
             return self.alive().map(|()| false);
         }
         let _ops = self.ops.lock();

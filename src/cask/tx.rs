@@ -90,7 +90,11 @@ impl<D: Device> Cask<D> {
     ///
     /// # Errors
     /// What `body` answers; [`Error::NoSpace`]; [`Error::ReadOnly`]; [`Error::Failed`].
-    pub fn transact<T>(&self, class: Class, body: impl FnMut(&mut Tx<'_, D>) -> Result<T>) -> Result<(T, Lsn)> {
+    pub fn transact<T>(
+        &self,
+        class: Class,
+        body: impl FnMut(&mut Tx<'_, D>) -> Result<T>,
+    ) -> Result<(T, Lsn)> {
         self.transact_then(class, body, |_| ())
     }
 
@@ -147,9 +151,12 @@ impl<D: Device> Cask<D> {
             state.label = label;
         }
         let lsn = self.wal.append(record, !tx.staged.is_empty());
-        tx.staged.iter().for_each(|blocks| blocks.taken.store(true, Ordering::Release));
+        tx.staged
+            .iter()
+            .for_each(|blocks| blocks.taken.store(true, Ordering::Release));
         if removed(Control::DeferredFree) {
-            self.alloc.release(&std::mem::take(&mut state.active.dropped));
+            self.alloc
+                .release(&std::mem::take(&mut state.active.dropped));
         }
         Ok(lsn)
     }
@@ -164,24 +171,46 @@ impl<D: Device> Cask<D> {
         let end = offset + data.len() as u64;
         let (first, last) = (offset.div_ceil(size), end / size);
         if (data.len() as u64) < self.geometry.bypass_min() || first >= last {
-            return Ok(Staged { offset, head: data, blocks: None, tail_offset: end, tail: &[] });
+            return Ok(Staged {
+                offset,
+                head: data,
+                blocks: None,
+                tail_offset: end,
+                tail: &[],
+            });
         }
         self.writable()?;
         let (head, rest) = data.split_at((first * size - offset) as usize);
         let (whole, tail) = rest.split_at(((last - first) * size) as usize);
         let runs = self.take_blocks(last - first)?;
-        let mut blocks = Blocks { alloc: Arc::clone(&self.alloc), first, runs, taken: AtomicBool::new(false) };
+        let mut blocks = Blocks {
+            alloc: Arc::clone(&self.alloc),
+            first,
+            runs,
+            taken: AtomicBool::new(false),
+        };
         let mut rest = whole;
         for (run, crcs) in &mut blocks.runs {
             let (bytes, after) = rest.split_at((run.len * size) as usize);
             crcs.extend(bytes.chunks_exact(size as usize).map(crc));
-            self.device.write_at(self.geometry.offset(run.start), bytes).map_err(|source| {
-                self.fail(&format!("writing data: {source}"));
-                Error::Io { what: "writing data".to_owned(), source }
-            })?;
+            self.device
+                .write_at(self.geometry.offset(run.start), bytes)
+                .map_err(|source| {
+                    self.fail(&format!("writing data: {source}"));
+                    Error::Io {
+                        what: "writing data".to_owned(),
+                        source,
+                    }
+                })?;
             rest = after;
         }
-        Ok(Staged { offset, head, blocks: Some(Arc::new(blocks)), tail_offset: last * size, tail })
+        Ok(Staged {
+            offset,
+            head,
+            blocks: Some(Arc::new(blocks)),
+            tail_offset: last * size,
+            tail,
+        })
     }
 
     /// Takes blocks that nothing is set aside for.
@@ -205,7 +234,10 @@ impl<D: Device> Cask<D> {
                 }
             }
             let spare = self.spare(&self.state.read());
-            self.make_room(Short::Blocks((count + 1).saturating_sub(spare).max(1)), attempt)?;
+            self.make_room(
+                Short::Blocks((count + 1).saturating_sub(spare).max(1)),
+                attempt,
+            )?;
             attempt += 1;
         }
     }
@@ -256,10 +288,15 @@ impl<'c, D: Device> Tx<'c, D> {
             return;
         }
         let blocks = data.len() as u64 / self.geometry().block() + 2;
-        let small = offset == 0 && data.len() <= self.geometry().inline_max() && content >= self.counters.0;
+        let small =
+            offset == 0 && data.len() <= self.geometry().inline_max() && content >= self.counters.0;
         self.cost = self.cost.plus(Cost {
             keys: 3 * blocks,
-            bytes: if small { data.len() as u64 + 64 } else { 128 * blocks },
+            bytes: if small {
+                data.len() as u64 + 64
+            } else {
+                128 * blocks
+            },
             blocks: if small { 0 } else { blocks },
         });
         Change::Write(content, offset, data).encode(&mut self.content);
@@ -272,9 +309,19 @@ impl<'c, D: Device> Tx<'c, D> {
             let mut block = blocks.first;
             for (run, crcs) in &blocks.runs {
                 let bytes: Vec<u8> = crcs.iter().flat_map(|sum| sum.to_le_bytes()).collect();
-                Change::Extent { content, block, start: run.start, crcs: &bytes }.encode(&mut self.content);
+                Change::Extent {
+                    content,
+                    block,
+                    start: run.start,
+                    crcs: &bytes,
+                }
+                .encode(&mut self.content);
                 let items = run.len / self.geometry().extent_max() + 3;
-                self.cost = self.cost.plus(Cost { keys: items, bytes: 4 * run.len + 64 * items, blocks: 0 });
+                self.cost = self.cost.plus(Cost {
+                    keys: items,
+                    bytes: 4 * run.len + 64 * items,
+                    blocks: 0,
+                });
                 block += run.len;
             }
             self.staged.push(Arc::clone(blocks));
@@ -285,13 +332,21 @@ impl<'c, D: Device> Tx<'c, D> {
     /// The content reads as zeros at and after `len` from now on.
     pub fn truncate(&mut self, content: Number, len: u64) {
         let partial = u64::from(len % self.geometry().block() != 0);
-        self.cost = self.cost.plus(Cost { keys: 5, bytes: 128 * partial, blocks: partial });
+        self.cost = self.cost.plus(Cost {
+            keys: 5,
+            bytes: 128 * partial,
+            blocks: partial,
+        });
         Change::Truncate(content, len).encode(&mut self.content);
     }
 
     /// The content is gone; its number is never used again.
     pub fn drop_content(&mut self, content: Number) {
-        self.cost = self.cost.plus(Cost { keys: 2, bytes: 0, blocks: 0 });
+        self.cost = self.cost.plus(Cost {
+            keys: 2,
+            bytes: 0,
+            blocks: 0,
+        });
         Change::Drop(content).encode(&mut self.content);
     }
 
@@ -306,7 +361,11 @@ impl<'c, D: Device> Tx<'c, D> {
     /// # Errors
     /// [`Error::NoFiles`] at the limit.
     pub fn add_file(&mut self) -> Result<()> {
-        if self.cask.files_limit.is_some_and(|limit| self.files >= limit) {
+        if self
+            .cask
+            .files_limit
+            .is_some_and(|limit| self.files >= limit)
+        {
             return Err(Error::NoFiles);
         }
         self.files += 1;
@@ -335,7 +394,11 @@ impl<'c, D: Device> Tx<'c, D> {
         let mut record = Vec::with_capacity(self.content.len() + 256);
         for (key, value) in &self.items {
             let bytes = value.as_ref().map_or(0, |v| v.len() + CELL_OVERHEAD);
-            self.cost = self.cost.plus(Cost { keys: 1, bytes: bytes as u64, blocks: 0 });
+            self.cost = self.cost.plus(Cost {
+                keys: 1,
+                bytes: bytes as u64,
+                blocks: 0,
+            });
             match value {
                 Some(value) => Change::Put(*key, value).encode(&mut record),
                 None => Change::Del(*key).encode(&mut record),
@@ -343,7 +406,11 @@ impl<'c, D: Device> Tx<'c, D> {
         }
         record.extend_from_slice(&self.content);
         if self.counters != (self.next_number, self.files) {
-            Change::Counters { next_number: self.next_number, files: self.files }.encode(&mut record);
+            Change::Counters {
+                next_number: self.next_number,
+                files: self.files,
+            }
+            .encode(&mut record);
         }
         if let Some(label) = &self.label {
             Change::Label(label).encode(&mut record);
@@ -360,7 +427,12 @@ impl<D: Device> Read for Tx<'_, D> {
         }
     }
 
-    fn scan(&self, from: Key, to: Key, visit: &mut dyn FnMut(Key, &[u8]) -> Result<bool>) -> Result<()> {
+    fn scan(
+        &self,
+        from: Key,
+        to: Key,
+        visit: &mut dyn FnMut(Key, &[u8]) -> Result<bool>,
+    ) -> Result<()> {
         let mut own = self.items.range(from..=to).peekable();
         let mut stopped = false;
         self.cask.scan(from, to, &mut |key, value| {

@@ -27,7 +27,12 @@ pub trait Read {
     /// The item under `key`.
     fn get(&self, key: &Key) -> Result<Option<Value>>;
     /// Visits the items `from..=to` in order until `visit` answers false.
-    fn scan(&self, from: Key, to: Key, visit: &mut dyn FnMut(Key, &[u8]) -> Result<bool>) -> Result<()>;
+    fn scan(
+        &self,
+        from: Key,
+        to: Key,
+        visit: &mut dyn FnMut(Key, &[u8]) -> Result<bool>,
+    ) -> Result<()>;
     /// Fills `buf` from `offset`; what was never written reads as zeros. The caller clips to the
     /// file's size.
     fn read_content(&self, content: Number, offset: u64, buf: &mut [u8]) -> Result<()>;
@@ -69,7 +74,11 @@ impl Plan<'_> {
     }
 
     /// Takes `part` (in content bytes) out of the gaps, calling `take` with each piece.
-    fn fill(&mut self, part: Range<u64>, mut take: impl FnMut(&mut [u8], &mut Vec<Fetch>, u64, Range<usize>)) {
+    fn fill(
+        &mut self,
+        part: Range<u64>,
+        mut take: impl FnMut(&mut [u8], &mut Vec<Fetch>, u64, Range<usize>),
+    ) {
         let from = part.start.max(self.offset);
         let to = part.end.min(self.end());
         if from >= to {
@@ -84,7 +93,12 @@ impl Plan<'_> {
                 continue;
             }
             if let Some(target) = self.buf.get_mut(cut.clone()) {
-                take(target, &mut self.fetches, self.offset + cut.start as u64, cut.clone());
+                take(
+                    target,
+                    &mut self.fetches,
+                    self.offset + cut.start as u64,
+                    cut.clone(),
+                );
             }
             if gap.start < cut.start {
                 left.push(gap.start..cut.start);
@@ -112,12 +126,23 @@ impl Plan<'_> {
     fn fill_blocks(&mut self, block: u64, start: u64, crcs: &[u32]) {
         let size = self.geometry.block();
         let from = block * size;
-        self.fill(from..from + crcs.len() as u64 * size, |_, fetches, at, target| {
-            let first = (at - from) / size;
-            let last = (at + target.len() as u64 - from).div_ceil(size);
-            let crcs = crcs.get(first as usize..last as usize).unwrap_or_default().to_vec();
-            fetches.push(Fetch { skip: ((at - from) % size) as usize, target, start: start + first, crcs });
-        });
+        self.fill(
+            from..from + crcs.len() as u64 * size,
+            |_, fetches, at, target| {
+                let first = (at - from) / size;
+                let last = (at + target.len() as u64 - from).div_ceil(size);
+                let crcs = crcs
+                    .get(first as usize..last as usize)
+                    .unwrap_or_default()
+                    .to_vec();
+                fetches.push(Fetch {
+                    skip: ((at - from) % size) as usize,
+                    target,
+                    start: start + first,
+                    crcs,
+                });
+            },
+        );
     }
 
     /// Answers what an overlay's content knows.
@@ -129,7 +154,11 @@ impl Plan<'_> {
                 self.fill_bytes(block * size + range.start as u64, bytes);
             }
         }
-        let from = content.extents.range(..=first).next_back().map_or(first, |(block, _)| *block);
+        let from = content
+            .extents
+            .range(..=first)
+            .next_back()
+            .map_or(first, |(block, _)| *block);
         for (block, extent) in content.extents.range(from..last) {
             self.fill_blocks(*block, extent.start, &extent.crcs);
         }
@@ -143,7 +172,9 @@ impl Plan<'_> {
         let size = self.geometry.block_len();
         let mut blocks = Vec::new();
         for fetch in &self.fetches {
-            let Some(target) = self.buf.get_mut(fetch.target.clone()) else { continue };
+            let Some(target) = self.buf.get_mut(fetch.target.clone()) else {
+                continue;
+            };
             let whole = fetch.skip == 0 && target.len() == fetch.crcs.len() * size;
             let offset = self.geometry.offset(fetch.start);
             let bytes = if whole {
@@ -153,13 +184,21 @@ impl Plan<'_> {
                 &mut blocks[..]
             };
             if fetch.start < self.geometry.first_block() {
-                return Err(Error::corrupt("a data block outside the allocation groups", offset));
+                return Err(Error::corrupt(
+                    "a data block outside the allocation groups",
+                    offset,
+                ));
             }
-            device.read_at(offset, bytes).map_err(Error::io("reading data"))?;
+            device
+                .read_at(offset, bytes)
+                .map_err(Error::io("reading data"))?;
             for ((block, sum), index) in bytes.chunks_exact(size).zip(&fetch.crcs).zip(0..) {
                 if crc(block) != *sum {
                     let at = offset + index * size as u64;
-                    return Err(Error::corrupt("a data block whose checksum does not verify", at));
+                    return Err(Error::corrupt(
+                        "a data block whose checksum does not verify",
+                        at,
+                    ));
                 }
             }
             if !whole && let Some(source) = blocks.get(fetch.skip..fetch.skip + target.len()) {
@@ -180,11 +219,15 @@ fn tree_items<D: Device>(
 ) -> Result<()> {
     let from = blocks.start.saturating_sub(cask.geometry.extent_max() - 1);
     let to = blocks.end.saturating_sub(1);
-    let mut cursor =
-        cask.tree.range(&snapshot.root, Key::new(content, Kind::Data, from), Key::new(content, Kind::Data, to));
+    let mut cursor = cask.tree.range(
+        &snapshot.root,
+        Key::new(content, Kind::Data, from),
+        Key::new(content, Kind::Data, to),
+    );
     while let Some((key, value)) = cursor.next()? {
         let record = ContentRecord::decode(value)?;
-        if key.offset.saturating_add(record.blocks()) > blocks.start && !visit(key.offset, record)? {
+        if key.offset.saturating_add(record.blocks()) > blocks.start && !visit(key.offset, record)?
+        {
             break;
         }
     }
@@ -216,7 +259,13 @@ impl<D: Device> Cask<D> {
 
     fn plan<'a>(&self, offset: u64, buf: &'a mut [u8]) -> Plan<'a> {
         let whole = 0..buf.len();
-        Plan { geometry: self.geometry, offset, buf, gaps: vec![whole], fetches: Vec::new() }
+        Plan {
+            geometry: self.geometry,
+            offset,
+            buf,
+            gaps: vec![whole],
+            fetches: Vec::new(),
+        }
     }
 
     /// Answers the remaining gaps from the tree, then reads the blocks.
@@ -251,7 +300,11 @@ impl<D: Device> Cask<D> {
         let mut add = |layer: &Content, floor: &mut u64| {
             let chunks = layer.chunks.keys().map(|b| *b..*b + 1);
             let extents = layer.extents.iter().map(|(b, e)| *b..*b + e.len());
-            held.extend(chunks.chain(extents).filter(|r| r.end > block && r.start < *floor));
+            held.extend(
+                chunks
+                    .chain(extents)
+                    .filter(|r| r.end > block && r.start < *floor),
+            );
             *floor = (*floor).min(layer.floor.unwrap_or(u64::MAX));
         };
         let (frozen, snapshot) = {
@@ -281,19 +334,25 @@ impl<D: Device> Cask<D> {
             true
         };
         let mut go_on = true;
-        tree_items(self, &snapshot, content, block..floor.max(block), &mut |first, record| {
-            let range = first..(first + record.blocks()).min(floor);
-            while let Some(layer) = held.next_if(|h| h.start <= range.start) {
-                go_on = step(layer);
-                if !go_on {
-                    return Ok(false);
+        tree_items(
+            self,
+            &snapshot,
+            content,
+            block..floor.max(block),
+            &mut |first, record| {
+                let range = first..(first + record.blocks()).min(floor);
+                while let Some(layer) = held.next_if(|h| h.start <= range.start) {
+                    go_on = step(layer);
+                    if !go_on {
+                        return Ok(false);
+                    }
                 }
-            }
-            if range.start < range.end {
-                go_on = step(range);
-            }
-            Ok(go_on)
-        })?;
+                if range.start < range.end {
+                    go_on = step(range);
+                }
+                Ok(go_on)
+            },
+        )?;
         while go_on && let Some(layer) = held.next() {
             go_on = step(layer);
         }
@@ -311,8 +370,15 @@ impl Layers<'_> {
     fn next_if(&mut self, wanted: impl Fn(Key) -> bool) -> Option<(Key, Option<Value>)> {
         let active = self.active.peek().map(|(key, _)| *key);
         let frozen = self.frozen.peek().map(|(key, _)| **key);
-        let first = active.into_iter().chain(frozen).min().filter(|key| wanted(*key))?;
-        let below = self.frozen.next_if(|(key, _)| **key == first).map(|(key, value)| (*key, value.clone()));
+        let first = active
+            .into_iter()
+            .chain(frozen)
+            .min()
+            .filter(|key| wanted(*key))?;
+        let below = self
+            .frozen
+            .next_if(|(key, _)| **key == first)
+            .map(|(key, value)| (*key, value.clone()));
         self.active.next_if(|(key, _)| *key == first).or(below)
     }
 }
@@ -332,14 +398,24 @@ impl<D: Device> Read for Cask<D> {
         }
     }
 
-    fn scan(&self, from: Key, to: Key, visit: &mut dyn FnMut(Key, &[u8]) -> Result<bool>) -> Result<()> {
+    fn scan(
+        &self,
+        from: Key,
+        to: Key,
+        visit: &mut dyn FnMut(Key, &[u8]) -> Result<bool>,
+    ) -> Result<()> {
         let mut from = from;
         loop {
             // A batch of the active overlay, and the key up to which it is complete.
             let (active, frozen, snapshot) = {
                 let state = self.state.read();
-                let batch: Vec<(Key, Option<Value>)> =
-                    state.active.items.range(from..=to).take(SCAN_BATCH).map(|(k, v)| (*k, v.clone())).collect();
+                let batch: Vec<(Key, Option<Value>)> = state
+                    .active
+                    .items
+                    .range(from..=to)
+                    .take(SCAN_BATCH)
+                    .map(|(k, v)| (*k, v.clone()))
+                    .collect();
                 (batch, state.frozen.clone(), Arc::clone(&state.snapshot))
             };
             let last = match active.last() {
@@ -349,7 +425,11 @@ impl<D: Device> Read for Cask<D> {
             let none = BTreeMap::new();
             let mut overlay = Layers {
                 active: active.into_iter().peekable(),
-                frozen: frozen.as_ref().map_or(&none, |f| &f.items).range(from..=last).peekable(),
+                frozen: frozen
+                    .as_ref()
+                    .map_or(&none, |f| &f.items)
+                    .range(from..=last)
+                    .peekable(),
             };
             let mut cursor = self.tree.range(&snapshot.root, from, last);
             while let Some((key, value)) = cursor.next()? {
@@ -401,7 +481,10 @@ impl<D: Device> Read for Cask<D> {
             }
             (state.frozen.clone(), Arc::clone(&state.snapshot))
         };
-        if let Some(layer) = frozen.as_ref().and_then(|overlay| overlay.contents.get(&content)) {
+        if let Some(layer) = frozen
+            .as_ref()
+            .and_then(|overlay| overlay.contents.get(&content))
+        {
             plan.overlay(layer);
         }
         self.finish(plan, &snapshot, content)
@@ -409,12 +492,16 @@ impl<D: Device> Read for Cask<D> {
 
     fn next_data(&self, content: Number, offset: u64) -> Result<Option<u64>> {
         let size = self.geometry.block();
-        Ok(self.seek(content, offset / size, true)?.map(|block| (block * size).max(offset)))
+        Ok(self
+            .seek(content, offset / size, true)?
+            .map(|block| (block * size).max(offset)))
     }
 
     fn next_hole(&self, content: Number, offset: u64) -> Result<u64> {
         let size = self.geometry.block();
-        let block = self.seek(content, offset / size, false)?.unwrap_or(offset / size);
+        let block = self
+            .seek(content, offset / size, false)?
+            .unwrap_or(offset / size);
         Ok((block * size).max(offset))
     }
 

@@ -1,35 +1,38 @@
-//! Named controls: the barriers, checks and bounds on which crash safety rests.
+//! The named controls: every step the engine takes only so that a crash cannot hurt.
 //!
-//! A test removes one at a time and must see the crash explorer catch it: so it is proved that each
-//! is needed and that the explorer would notice. In builds without the feature `testing` nothing can
-//! be removed, and every use of [`removed`] folds to `false`.
+//! Each is passed by a question, `removed(Control::X)`, which a release build answers with a
+//! constant `false`. A build with the feature `testing` can take one away on the asking thread, and
+//! the crash explorer must then find a crash state that breaks the promise: a control whose
+//! removal nobody notices is either not tested or not needed.
+//!
+//! Invariant: without the feature `testing` nothing in this file can change what the engine does.
 
-/// One control.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
+/// A step taken for the sake of crash safety alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u16)]
 pub enum Control {
-    /// `fsync` flushes the device before it answers.
-    FlushOnFsync,
-    /// A checkpoint's pages, blocks and bitmaps are durable before its superblock is written.
-    CheckpointDataBarrier,
-    /// The superblock is durable before what it gives up is used again.
-    CheckpointSuperblockBarrier,
-    /// A log frame must carry the digest of the frame before it.
-    DigestChain,
-    /// Blocks written past the log are verified when their record was not confirmed.
-    BypassChecksums,
-    /// Blocks given up are used again only after the checkpoint that gives them up.
-    DeferredFree,
-    /// Log space is used again only after the checkpoint that retires it.
-    WalRetirement,
-    /// After a sync the log goes on in a fresh unit.
-    FreshBlockAfterAck,
-    /// Recovery that replayed or rejected anything writes a checkpoint before serving.
-    CheckpointAfterRecovery,
-    /// Generations alternate between two pairs of superblock copies.
-    TwoSuperblockSlots,
-    /// A sync that confirms blocks written past the log flushes the whole device.
-    FullFlushWithBypass,
+    /// The flush before an fsync is acknowledged.
+    FlushOnFsync = 1 << 0,
+    /// A checkpoint's flush between its data and pages and its superblock.
+    CheckpointDataBarrier = 1 << 1,
+    /// A checkpoint's flush between its superblock and the reuse of what it retires.
+    CheckpointSuperblockBarrier = 1 << 2,
+    /// A frame's digest covers the digest of the frame before it.
+    DigestChain = 1 << 3,
+    /// Replay verifies bypassed data that no later frame confirms to be durable.
+    BypassChecksums = 1 << 4,
+    /// A freed block is not allocated again before the checkpoint that frees it is durable.
+    DeferredFree = 1 << 5,
+    /// The write-ahead log is not overwritten before the checkpoint that retires it is durable.
+    WalRetirement = 1 << 6,
+    /// After an acknowledged sync the log goes on in a block it has not written to yet.
+    FreshBlockAfterAck = 1 << 7,
+    /// Recovery ends with a checkpoint of a fresh seed, before anything new is logged.
+    CheckpointAfterRecovery = 1 << 8,
+    /// Generations alternate between two sets of superblock copies.
+    TwoSuperblockSlots = 1 << 9,
+    /// A sync that covers bypassed data flushes the whole device, not only the log.
+    FullFlushWithBypass = 1 << 10,
 }
 
 impl Control {
@@ -49,33 +52,76 @@ impl Control {
     ];
 }
 
-/// Whether a test has removed the control: never, in this build.
+/// Whether a test took this control away: never, in this build.
 #[cfg(not(any(test, feature = "testing")))]
+#[inline(always)]
 pub const fn removed(_control: Control) -> bool {
     false
 }
 
 #[cfg(any(test, feature = "testing"))]
-thread_local! {
-    static REMOVED: std::cell::Cell<Option<Control>> = const { std::cell::Cell::new(None) };
-}
+pub use switch::{Removal, removed};
 
-/// Whether the test running in this thread has removed the control.
 #[cfg(any(test, feature = "testing"))]
-pub fn removed(control: Control) -> bool {
-    REMOVED.get() == Some(control)
-}
+mod switch {
+    use std::cell::Cell;
+    use std::marker::PhantomData;
 
-/// Runs `body` in this thread with the control removed.
-#[cfg(any(test, feature = "testing"))]
-pub fn without<T>(control: Control, body: impl FnOnce() -> T) -> T {
-    struct Restore;
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            REMOVED.set(None);
+    use super::Control;
+
+    thread_local! {
+        static REMOVED: Cell<u16> = const { Cell::new(0) };
+    }
+
+    /// Whether a test took this control away on this thread.
+    #[inline]
+    pub fn removed(control: Control) -> bool {
+        REMOVED.get() & control as u16 != 0
+    }
+
+    impl Control {
+        /// Takes this control away on this thread until the answer is dropped.
+        #[must_use = "the control is back as soon as this is dropped"]
+        pub fn remove(self) -> Removal {
+            let before = REMOVED.get();
+            REMOVED.set(before | self as u16);
+            Removal {
+                before,
+                this_thread: PhantomData,
+            }
         }
     }
-    let _restore = Restore;
-    REMOVED.set(Some(control));
-    body()
+
+    /// Keeps a control away on the thread that removed it; see [`Control::remove`].
+    #[derive(Debug)]
+    pub struct Removal {
+        before: u16,
+        this_thread: PhantomData<*const ()>,
+    }
+
+    impl Drop for Removal {
+        fn drop(&mut self) {
+            REMOVED.set(self.before);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_is_away_while_its_removal_lives_and_on_this_thread_only() {
+        assert!(Control::ALL.iter().all(|control| !removed(*control)));
+        let outer = Control::DigestChain.remove();
+        {
+            let _inner = Control::DeferredFree.remove();
+            assert!(removed(Control::DigestChain) && removed(Control::DeferredFree));
+            let elsewhere = std::thread::spawn(|| removed(Control::DigestChain)).join();
+            assert!(matches!(elsewhere, Ok(false)));
+        }
+        assert!(removed(Control::DigestChain) && !removed(Control::DeferredFree));
+        drop(outer);
+        assert!(!removed(Control::DigestChain));
+    }
 }

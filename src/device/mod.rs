@@ -6,10 +6,17 @@
 //! [`Device::write_durable_at`] returned those bytes do, and nothing is promised of any other.
 //! Without a sync, any 512-byte sector written since may hold the old bytes, the new or garbage.
 
-pub mod control;
-
 use std::io;
 use std::sync::Arc;
+
+pub mod control;
+pub mod file;
+mod holder;
+pub mod memory;
+mod sys;
+
+pub use file::{Access, FileDevice};
+pub use memory::MemoryDevice;
 
 /// Random access to the bytes of a container.
 ///

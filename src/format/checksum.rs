@@ -57,11 +57,17 @@ impl Keys {
     /// 61-bit hash of a name, never 0: three bits stay free for a directory cookie.
     pub fn name(&self, name: &[u8]) -> u64 {
         let hash = blake3::keyed_hash(&self.name, name);
-        let word = hash.as_bytes().first_chunk::<8>().map_or(0, |b| u64::from_le_bytes(*b));
+        let word = hash
+            .as_bytes()
+            .first_chunk::<8>()
+            .map_or(0, |b| u64::from_le_bytes(*b));
         (word >> 3).max(1)
     }
 }
 
 fn truncate(hash: &blake3::Hash) -> Digest {
-    hash.as_bytes().first_chunk::<DIGEST_LEN>().copied().unwrap_or_default()
+    hash.as_bytes()
+        .first_chunk::<DIGEST_LEN>()
+        .copied()
+        .unwrap_or_default()
 }

@@ -39,7 +39,10 @@ impl<'a> ContentRecord<'a> {
                 if crcs.is_empty() || crcs.len() % 4 != 0 {
                     return Err(bad());
                 }
-                Ok(Self::Extent { start: u64::from_le_bytes(*start), crcs })
+                Ok(Self::Extent {
+                    start: u64::from_le_bytes(*start),
+                    crcs,
+                })
             }
             _ => Err(bad()),
         }

@@ -69,7 +69,11 @@ impl Geometry {
     /// Bytes after which a frame written after a sync starts anew: a whole physical sector, so that
     /// writing it cannot harm a durable frame.
     pub fn wal_unit(&self) -> u64 {
-        if self.block_size < 1024 { 512 } else { 4096.min(self.wal_len) }
+        if self.block_size < 1024 {
+            512
+        } else {
+            4096.min(self.wal_len)
+        }
     }
 
     /// First block of the first allocation group.
@@ -97,7 +101,9 @@ impl Geometry {
 
     /// The group a block stands in, `None` before the first group.
     pub fn group_of(&self, block: u64) -> Option<u64> {
-        block.checked_sub(self.first_block()).map(|at| at / self.group_blocks())
+        block
+            .checked_sub(self.first_block())
+            .map(|at| at / self.group_blocks())
     }
 
     /// Byte offset of a block.
@@ -137,7 +143,11 @@ impl Geometry {
 
     /// Writes of at least this many bytes put their whole blocks straight in place.
     pub fn bypass_min(&self) -> u64 {
-        if self.block_size < 1024 { 2 * self.block() } else { (16 * self.block()).clamp(65_536, 262_144) }
+        if self.block_size < 1024 {
+            2 * self.block()
+        } else {
+            (16 * self.block()).clamp(65_536, 262_144)
+        }
     }
 
     /// Checks that a container of `blocks` blocks can be laid out so.

@@ -40,7 +40,10 @@ impl PagePtr {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (block, crc) = bytes.split_first_chunk::<8>()?;
         let crc: [u8; 4] = crc.try_into().ok()?;
-        Some(Self { block: u64::from_le_bytes(*block), crc: u32::from_le_bytes(crc) })
+        Some(Self {
+            block: u64::from_le_bytes(*block),
+            crc: u32::from_le_bytes(crc),
+        })
     }
 }
 
@@ -71,9 +74,16 @@ impl Page {
         for (index, (key, value)) in cells.enumerate() {
             let at = u16::try_from(bytes.len()).map_err(|_| overfull())?;
             let slot = PAGE_HEADER_LEN + 2 * index;
-            bytes.get_mut(slot..slot + 2).ok_or_else(overfull)?.copy_from_slice(&at.to_le_bytes());
+            bytes
+                .get_mut(slot..slot + 2)
+                .ok_or_else(overfull)?
+                .copy_from_slice(&at.to_le_bytes());
             bytes.extend_from_slice(&key.encode());
-            bytes.extend_from_slice(&u16::try_from(value.len()).map_err(|_| overfull())?.to_le_bytes());
+            bytes.extend_from_slice(
+                &u16::try_from(value.len())
+                    .map_err(|_| overfull())?
+                    .to_le_bytes(),
+            );
             bytes.extend_from_slice(value);
             keys.push(key);
         }
@@ -90,8 +100,14 @@ impl Page {
         head.extend_from_slice(&generation.to_le_bytes());
         head.extend_from_slice(&end.to_le_bytes());
         head.extend_from_slice(&[0; 4]);
-        bytes.get_mut(..PAGE_HEADER_LEN).ok_or_else(overfull)?.copy_from_slice(&head);
-        Ok(Self { bytes: bytes.into(), keys: keys.into() })
+        bytes
+            .get_mut(..PAGE_HEADER_LEN)
+            .ok_or_else(overfull)?
+            .copy_from_slice(&head);
+        Ok(Self {
+            bytes: bytes.into(),
+            keys: keys.into(),
+        })
     }
 
     /// Checks bytes read from `block`, where a page of `level` is expected.
@@ -102,7 +118,8 @@ impl Page {
         let bad = |what: &str| Error::corrupt(format!("a tree page with {what}"), offset);
         let short = || bad("a cut header");
         let (magic, rest) = bytes.split_first_chunk::<4>().ok_or_else(short)?;
-        let ([found_level, _, count @ ..], rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
+        let ([found_level, _, count @ ..], rest) =
+            rest.split_first_chunk::<4>().ok_or_else(short)?;
         let (found_block, _) = rest.split_first_chunk::<8>().ok_or_else(short)?;
         if u32::from_le_bytes(*magic) != PAGE_MAGIC {
             return Err(bad("no magic"));
@@ -117,7 +134,10 @@ impl Page {
         if PAGE_HEADER_LEN + count * CELL_OVERHEAD > bytes.len() {
             return Err(bad("more cells than fit"));
         }
-        let mut page = Self { bytes, keys: Box::default() };
+        let mut page = Self {
+            bytes,
+            keys: Box::default(),
+        };
         let mut keys: Vec<Key> = Vec::with_capacity(count);
         for index in 0..count {
             let (key, value) = page.read_cell(index).ok_or_else(|| bad("a cell outside"))?;
@@ -139,7 +159,10 @@ impl Page {
         let cell = self.bytes.get(usize::from(u16::from_le_bytes(at))..)?;
         let (key, rest) = cell.split_at_checked(Key::LEN)?;
         let (len, rest) = rest.split_first_chunk::<2>()?;
-        Some((Key::decode(key).ok()?, rest.get(..usize::from(u16::from_le_bytes(*len)))?))
+        Some((
+            Key::decode(key).ok()?,
+            rest.get(..usize::from(u16::from_le_bytes(*len)))?,
+        ))
     }
 
     /// The page's bytes.
@@ -169,7 +192,11 @@ impl Page {
         let at: [u8; 2] = self.bytes.get(slot..slot + 2)?.try_into().ok()?;
         let at = usize::from(u16::from_le_bytes(at)) + Key::LEN;
         let len: [u8; 2] = self.bytes.get(at..at + 2)?.try_into().ok()?;
-        Some((key, self.bytes.get(at + 2..at + 2 + usize::from(u16::from_le_bytes(len)))?))
+        Some((
+            key,
+            self.bytes
+                .get(at + 2..at + 2 + usize::from(u16::from_le_bytes(len)))?,
+        ))
     }
 
     /// The child at `index` of a page above the leaves, with the lower bound of its keys.

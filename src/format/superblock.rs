@@ -27,7 +27,9 @@ pub const FLAG_FIXED: u32 = 1;
 pub const FLAG_FILLED: u32 = 2;
 
 /// A superblock as it is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub struct SuperblockRecord {
     /// `MAGIC`.
@@ -164,7 +166,11 @@ impl SuperblockRecord {
 
     /// The label without its padding.
     pub fn label(&self) -> &[u8] {
-        let len = self.label.iter().rposition(|&b| b != 0).map_or(0, |at| at + 1);
+        let len = self
+            .label
+            .iter()
+            .rposition(|&b| b != 0)
+            .map_or(0, |at| at + 1);
         self.label.get(..len).unwrap_or_default()
     }
 

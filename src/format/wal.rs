@@ -19,7 +19,9 @@ pub const FRAME_ALIGN: usize = 64;
 pub const RECORD_HEADER: usize = 4;
 
 /// A frame header as it is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub struct FrameRecord {
     /// `FRAME_MAGIC`.
@@ -51,7 +53,9 @@ impl FrameRecord {
 
     /// All records below this number are durable.
     pub fn confirmed(&self) -> u64 {
-        self.lsn.get().saturating_sub(u64::from(self.unconfirmed.get()))
+        self.lsn
+            .get()
+            .saturating_sub(u64::from(self.unconfirmed.get()))
     }
 }
 
@@ -103,7 +107,9 @@ impl Change<'_> {
     pub fn encode(&self, out: &mut Vec<u8>) {
         fn words(out: &mut Vec<u8>, tag: u8, words: &[u64]) {
             out.push(tag);
-            words.iter().for_each(|w| out.extend_from_slice(&w.to_le_bytes()));
+            words
+                .iter()
+                .for_each(|w| out.extend_from_slice(&w.to_le_bytes()));
         }
         fn bytes(out: &mut Vec<u8>, bytes: &[u8]) {
             out.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
@@ -123,7 +129,12 @@ impl Change<'_> {
                 words(out, 3, &[*content, *offset]);
                 bytes(out, data);
             }
-            Self::Extent { content, block, start, crcs } => {
+            Self::Extent {
+                content,
+                block,
+                start,
+                crcs,
+            } => {
                 words(out, 4, &[*content, *block, *start]);
                 bytes(out, crcs);
             }
@@ -173,11 +184,19 @@ impl<'a> Changes<'a> {
             4 => {
                 let (content, block, start) = (self.word()?, self.word()?, self.word()?);
                 let crcs = self.bytes().filter(|c| c.len() % 4 == 0 && !c.is_empty())?;
-                Change::Extent { content, block, start, crcs }
+                Change::Extent {
+                    content,
+                    block,
+                    start,
+                    crcs,
+                }
             }
             5 => Change::Truncate(self.word()?, self.word()?),
             6 => Change::Drop(self.word()?),
-            7 => Change::Counters { next_number: self.word()?, files: self.word()? },
+            7 => Change::Counters {
+                next_number: self.word()?,
+                files: self.word()?,
+            },
             8 => Change::Grow(self.word()?),
             9 => Change::Label(self.bytes()?),
             _ => return None,
@@ -210,7 +229,9 @@ pub fn records(payload: &[u8]) -> Result<Vec<&[u8]>> {
     let mut out = Vec::new();
     while !rest.is_empty() {
         let (len, after) = rest.split_first_chunk::<4>().ok_or_else(bad)?;
-        let (record, after) = after.split_at_checked(u32::from_le_bytes(*len) as usize).ok_or_else(bad)?;
+        let (record, after) = after
+            .split_at_checked(u32::from_le_bytes(*len) as usize)
+            .ok_or_else(bad)?;
         out.push(record);
         rest = after;
     }
@@ -219,5 +240,7 @@ pub fn records(payload: &[u8]) -> Result<Vec<&[u8]>> {
 
 /// Decodes a list of CRC-32C values, 4 bytes each.
 pub fn decode_crcs(bytes: &[u8]) -> impl ExactSizeIterator<Item = u32> + '_ {
-    bytes.chunks_exact(4).map(|c| c.first_chunk::<4>().map_or(0, |c| u32::from_le_bytes(*c)))
+    bytes
+        .chunks_exact(4)
+        .map(|c| c.first_chunk::<4>().map_or(0, |c| u32::from_le_bytes(*c)))
 }

@@ -21,13 +21,22 @@ pub struct Cursor<'t, D> {
 
 impl<'t, D: Device> Cursor<'t, D> {
     pub(super) fn new(tree: &'t Tree<D>, root: Root, from: Key, to: Key) -> Self {
-        Self { tree, root, from, to, started: false, path: Vec::new() }
+        Self {
+            tree,
+            root,
+            from,
+            to,
+            started: false,
+            path: Vec::new(),
+        }
     }
 
     /// Goes down from the last page of the path to the leaf that may hold `from`.
     fn descend(&mut self) -> Result<()> {
         if self.path.is_empty() {
-            let Some(ptr) = self.root.page else { return Ok(()) };
+            let Some(ptr) = self.root.page else {
+                return Ok(());
+            };
             let page = self.tree.page(ptr, top_level(&self.root)?)?;
             self.push(page);
         }
@@ -36,8 +45,12 @@ impl<'t, D: Device> Cursor<'t, D> {
             if depth >= self.root.height {
                 break;
             }
-            let Some((_, child)) = page.child(*index) else { break };
-            let page = self.tree.page(child, (self.root.height - 1 - depth) as u8)?;
+            let Some((_, child)) = page.child(*index) else {
+                break;
+            };
+            let page = self
+                .tree
+                .page(child, (self.root.height - 1 - depth) as u8)?;
             self.push(page);
         }
         Ok(())
@@ -57,7 +70,10 @@ impl<'t, D: Device> Cursor<'t, D> {
     ///
     /// # Errors
     /// As [`Tree::page`].
-    #[expect(clippy::should_implement_trait, reason = "the item borrows from the cursor")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "the item borrows from the cursor"
+    )]
     pub fn next(&mut self) -> Result<Option<(Key, &[u8])>> {
         if !self.started {
             self.descend()?;
@@ -78,7 +94,9 @@ impl<'t, D: Device> Cursor<'t, D> {
                 }
             }
         }
-        let Some((page, index)) = self.path.last_mut() else { return Ok(None) };
+        let Some((page, index)) = self.path.last_mut() else {
+            return Ok(None);
+        };
         let at = *index;
         *index += 1;
         Ok(page.cell(at).filter(|(key, _)| *key <= self.to))

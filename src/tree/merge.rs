@@ -95,7 +95,12 @@ pub fn merge<D: Device, S: PageStore>(
         pages: root.pages,
     };
     if let Some(ptr) = root.page {
-        merger.walk(Key::new(0, crate::format::Kind::Inode, 0), ptr, top_level(root)?, None)?;
+        merger.walk(
+            Key::new(0, crate::format::Kind::Inode, 0),
+            ptr,
+            top_level(root)?,
+            None,
+        )?;
     }
     merger.emit_until(None)?;
     merger.finish()
@@ -105,22 +110,33 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
     /// Streams the subtree at `ptr`, whose keys are below `upper`, and the edits that fall into it.
     fn walk(&mut self, lower: Key, ptr: PagePtr, level: u8, upper: Option<Key>) -> Result<()> {
         self.emit_until(Some(lower))?;
-        let touched = self.edits.front().is_some_and(|edit| upper.is_none_or(|upper| edit.key < upper));
+        let touched = self
+            .edits
+            .front()
+            .is_some_and(|edit| upper.is_none_or(|upper| edit.key < upper));
         if !touched && self.settle(level)? {
-            return self.push(usize::from(level) + 1, lower, Value::from(ptr.encode().as_slice()));
+            return self.push(
+                usize::from(level) + 1,
+                lower,
+                Value::from(ptr.encode().as_slice()),
+            );
         }
         let page = self.tree.page(ptr, level)?;
         self.store.free(ptr.block);
         self.pages = self.pages.saturating_sub(1);
         for index in 0..page.len() {
             if level == 0 {
-                let Some((key, value)) = page.cell(index) else { continue };
+                let Some((key, value)) = page.cell(index) else {
+                    continue;
+                };
                 self.emit_until(Some(key))?;
                 if self.edits.front().is_none_or(|edit| edit.key != key) {
                     self.push(0, key, Value::from(value))?;
                 }
             } else {
-                let Some((key, child)) = page.child(index) else { continue };
+                let Some((key, child)) = page.child(index) else {
+                    continue;
+                };
                 let next = page.keys().get(index + 1).copied().or(upper);
                 self.walk(key, child, level - 1, next)?;
             }
@@ -130,7 +146,10 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
 
     /// Emits the edits before `key`.
     fn emit_until(&mut self, key: Option<Key>) -> Result<()> {
-        while let Some(edit) = self.edits.pop_front_if(|edit| key.is_none_or(|key| edit.key < key)) {
+        while let Some(edit) = self
+            .edits
+            .pop_front_if(|edit| key.is_none_or(|key| edit.key < key))
+        {
             if let Some(value) = edit.value {
                 self.push(0, edit.key, value)?;
             }
@@ -144,7 +163,9 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
             self.builders.push(Builder::default());
         }
         let payload = self.geometry.page_payload();
-        let Some(builder) = self.builders.get_mut(level) else { return Ok(()) };
+        let Some(builder) = self.builders.get_mut(level) else {
+            return Ok(());
+        };
         builder.push(key, value);
         if builder.bytes > 2 * payload {
             let (count, bytes) = builder.fitting(payload);
@@ -175,7 +196,11 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
                 (builder.cells.len(), builder.bytes)
             } else {
                 let (count, bytes) = builder.fitting(builder.bytes.div_ceil(2).min(payload));
-                if count > 0 && builder.bytes - bytes <= payload { (count, bytes) } else { builder.fitting(payload) }
+                if count > 0 && builder.bytes - bytes <= payload {
+                    (count, bytes)
+                } else {
+                    builder.fitting(payload)
+                }
             };
             self.write_page(level, count, bytes)?;
         }
@@ -186,7 +211,9 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
     fn write_page(&mut self, level: usize, count: usize, bytes: usize) -> Result<()> {
         let too_large = || Error::corrupt("an item larger than a page", 0);
         let block = self.store.allocate()?;
-        let Some(builder) = self.builders.get_mut(level) else { return Ok(()) };
+        let Some(builder) = self.builders.get_mut(level) else {
+            return Ok(());
+        };
         let cells: Vec<(Key, Value)> = builder.cells.drain(..count).collect();
         builder.bytes -= bytes;
         let first = cells.first().ok_or_else(too_large)?.0;
@@ -197,7 +224,10 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
             self.generation,
             cells.iter().map(|(key, value)| (*key, &**value)),
         )?;
-        let ptr = PagePtr { block, crc: crate::format::checksum::crc(page.bytes()) };
+        let ptr = PagePtr {
+            block,
+            crc: crate::format::checksum::crc(page.bytes()),
+        };
         self.store.write(block, page)?;
         self.pages += 1;
         self.push(level + 1, first, Value::from(ptr.encode().as_slice()))
@@ -208,12 +238,17 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
         let mut level = 0;
         loop {
             let top = level + 1 >= self.builders.len();
-            let Some(builder) = self.builders.get(level) else { break };
+            let Some(builder) = self.builders.get(level) else {
+                break;
+            };
             if top && builder.cells.is_empty() {
                 break;
             }
             if top && level > 0 && builder.cells.len() == 1 {
-                let page = builder.cells.front().and_then(|(_, value)| PagePtr::decode(value));
+                let page = builder
+                    .cells
+                    .front()
+                    .and_then(|(_, value)| PagePtr::decode(value));
                 return self.shrink(page, level as u32);
             }
             self.close(level)?;
@@ -235,6 +270,10 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
                 _ => break,
             }
         }
-        Ok(Root { page, height, pages: self.pages })
+        Ok(Root {
+            page,
+            height,
+            pages: self.pages,
+        })
     }
 }

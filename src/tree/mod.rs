@@ -40,7 +40,11 @@ pub struct Root {
 
 impl Root {
     /// The empty tree.
-    pub const EMPTY: Self = Self { page: None, height: 0, pages: 0 };
+    pub const EMPTY: Self = Self {
+        page: None,
+        height: 0,
+        pages: 0,
+    };
 }
 
 /// Reads pages, keeping the ones in use in memory.
@@ -55,7 +59,11 @@ impl<D: Device> Tree<D> {
     pub fn new(device: Arc<D>, geometry: Geometry, cache_bytes: usize) -> Self {
         // A cached page also holds its decoded keys: about a third more.
         let pages = (cache_bytes / (geometry.block_len() + geometry.block_len() / 3)).max(4);
-        Self { device, geometry, cache: Cache::new(pages) }
+        Self {
+            device,
+            geometry,
+            cache: Cache::new(pages),
+        }
     }
 
     /// The page that a reference names.
@@ -68,12 +76,20 @@ impl<D: Device> Tree<D> {
         }
         let offset = self.geometry.offset(ptr.block);
         if ptr.block < self.geometry.first_block() {
-            return Err(Error::corrupt("a tree page outside the allocation groups", offset));
+            return Err(Error::corrupt(
+                "a tree page outside the allocation groups",
+                offset,
+            ));
         }
         let mut bytes = vec![0; self.geometry.block_len()].into_boxed_slice();
-        self.device.read_at(offset, &mut bytes).map_err(Error::io("reading a tree page"))?;
+        self.device
+            .read_at(offset, &mut bytes)
+            .map_err(Error::io("reading a tree page"))?;
         if crc(&bytes) != ptr.crc {
-            return Err(Error::corrupt("a tree page whose checksum does not verify", offset));
+            return Err(Error::corrupt(
+                "a tree page whose checksum does not verify",
+                offset,
+            ));
         }
         let page = Arc::new(Page::parse(bytes, ptr.block, offset, level)?);
         self.cache.insert(ptr.block, Arc::clone(&page));
@@ -95,15 +111,21 @@ impl<D: Device> Tree<D> {
     /// # Errors
     /// As [`Tree::page`].
     pub fn get(&self, root: &Root, key: &Key) -> Result<Option<Value>> {
-        let Some(mut ptr) = root.page else { return Ok(None) };
+        let Some(mut ptr) = root.page else {
+            return Ok(None);
+        };
         let mut level = top_level(root)?;
         loop {
             let page = self.page(ptr, level)?;
             if level == 0 {
-                let found = page.cell(page.lower_bound(key)).filter(|(found, _)| found == key);
+                let found = page
+                    .cell(page.lower_bound(key))
+                    .filter(|(found, _)| found == key);
                 return Ok(found.map(|(_, value)| Value::from(value)));
             }
-            let Some((_, child)) = page.child(page.child_for(key)) else { return Ok(None) };
+            let Some((_, child)) = page.child(page.child_for(key)) else {
+                return Ok(None);
+            };
             (ptr, level) = (child, level - 1);
         }
     }

@@ -95,7 +95,13 @@ pub struct Wal<D> {
 
 impl<D: Device> Wal<D> {
     /// A log that goes on at `mark`.
-    pub fn new(device: Arc<D>, geometry: Geometry, keys: Keys, mark: Mark, generation: u64) -> Self {
+    pub fn new(
+        device: Arc<D>,
+        geometry: Geometry,
+        keys: Keys,
+        mark: Mark,
+        generation: u64,
+    ) -> Self {
         let inner = Inner {
             pending: Vec::new(),
             pending_records: 0,
@@ -116,7 +122,13 @@ impl<D: Device> Wal<D> {
             syncing: false,
             failed: None,
         };
-        Self { device, geometry, keys, inner: Mutex::new(inner), changed: Condvar::new() }
+        Self {
+            device,
+            geometry,
+            keys,
+            inner: Mutex::new(inner),
+            changed: Condvar::new(),
+        }
     }
 
     /// The newest record.
@@ -143,7 +155,10 @@ impl<D: Device> Wal<D> {
         // Every frame may have to start in a fresh unit.
         let frames = (payload / FRAME_MAX) as u64 + 1;
         let position = inner.position.next_multiple_of(unit);
-        let end = self.place(position, frame_len(payload) + frames * (unit + FRAME_ALIGN as u64));
+        let end = self.place(
+            position,
+            frame_len(payload) + frames * (unit + FRAME_ALIGN as u64),
+        );
         end <= self.end_of_room(&inner)
     }
 
@@ -152,7 +167,11 @@ impl<D: Device> Wal<D> {
     /// Called with operations serialised: the order of calls is the order of operations.
     pub fn append(&self, record: &[u8], bypass: bool) -> Lsn {
         let mut inner = self.inner.lock();
-        inner.pending.extend_from_slice(&u32::try_from(record.len()).unwrap_or(u32::MAX).to_le_bytes());
+        inner.pending.extend_from_slice(
+            &u32::try_from(record.len())
+                .unwrap_or(u32::MAX)
+                .to_le_bytes(),
+        );
         inner.pending.extend_from_slice(record);
         inner.pending_records += 1;
         inner.bypass |= bypass;
@@ -195,7 +214,9 @@ impl<D: Device> Wal<D> {
                 self.changed.wait(&mut inner);
                 continue;
             }
-            if inner.written + 1 < inner.next && self.write_pending(&mut inner)? == Outcome::RingFull {
+            if inner.written + 1 < inner.next
+                && self.write_pending(&mut inner)? == Outcome::RingFull
+            {
                 return Ok(Outcome::RingFull);
             }
             if inner.syncing || inner.writing || inner.gap {
@@ -227,7 +248,9 @@ impl<D: Device> Wal<D> {
             } else if whole {
                 self.device.sync()
             } else {
-                pieces.iter().try_for_each(|(offset, bytes)| self.device.write_durable_at(*offset, bytes))
+                pieces
+                    .iter()
+                    .try_for_each(|(offset, bytes)| self.device.write_durable_at(*offset, bytes))
             }
         });
         inner.syncing = false;
@@ -318,7 +341,11 @@ impl<D: Device> Wal<D> {
             inner.pending_first = inner.next;
             inner.gap = true;
         }
-        Ok(Mark { position: inner.position, next: inner.next, chain: inner.chain })
+        Ok(Mark {
+            position: inner.position,
+            next: inner.next,
+            chain: inner.chain,
+        })
     }
 
     /// The checkpoint of `mark` is durable as `generation`: what was before it is retired.
@@ -379,12 +406,19 @@ impl Inner {
 }
 
 fn alive(inner: &Inner) -> Result<()> {
-    inner.failed.as_ref().map_or(Ok(()), |why| Err(Error::Failed(why.clone())))
+    inner
+        .failed
+        .as_ref()
+        .map_or(Ok(()), |why| Err(Error::Failed(why.clone())))
 }
 
 /// Where `len` bytes start that shall stand at `position` but not wrap in a ring of `ring` bytes.
 fn start_of(position: u64, len: u64, ring: u64) -> u64 {
-    if position % ring + len > ring { position.next_multiple_of(ring) } else { position }
+    if position % ring + len > ring {
+        position.next_multiple_of(ring)
+    } else {
+        position
+    }
 }
 
 /// Builds frames one after another.
@@ -405,7 +439,9 @@ impl Framer<'_> {
     fn frame_all(&mut self, mut pending: &[u8], limit: u64) -> bool {
         while !pending.is_empty() {
             let (mut len, mut records) = (0, 0);
-            while let Some((header, _)) = pending.get(len..).and_then(|p| p.split_first_chunk::<4>()) {
+            while let Some((header, _)) =
+                pending.get(len..).and_then(|p| p.split_first_chunk::<4>())
+            {
                 let record = RECORD_HEADER + u32::from_le_bytes(*header) as usize;
                 if records > 0 && len + record > FRAME_MAX {
                     break;
@@ -413,7 +449,9 @@ impl Framer<'_> {
                 len += record;
                 records += 1;
             }
-            let Some((payload, rest)) = pending.split_at_checked(len).filter(|_| len > 0) else { return false };
+            let Some((payload, rest)) = pending.split_at_checked(len).filter(|_| len > 0) else {
+                return false;
+            };
             if !self.frame(payload, records, limit) {
                 return false;
             }
@@ -434,7 +472,9 @@ impl Framer<'_> {
             len: (payload.len() as u32).into(),
             lsn: self.next.into(),
             generation: self.generation.into(),
-            unconfirmed: u32::try_from((self.next - 1).saturating_sub(self.durable)).unwrap_or(u32::MAX).into(),
+            unconfirmed: u32::try_from((self.next - 1).saturating_sub(self.durable))
+                .unwrap_or(u32::MAX)
+                .into(),
             records: records.into(),
             previous: self.chain,
             digest: Digest::default(),

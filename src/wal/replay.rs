@@ -42,9 +42,19 @@ pub fn replay<D: Device>(
     mark: Mark,
     generation: u64,
 ) -> Result<Replay> {
-    let mut ring = Ring { device, geometry, buffer: Vec::new(), at: 0 };
-    let mut out =
-        Replay { frames: Vec::new(), durable: mark.next - 1, end: mark, lost: None, rejected: false };
+    let mut ring = Ring {
+        device,
+        geometry,
+        buffer: Vec::new(),
+        at: 0,
+    };
+    let mut out = Replay {
+        frames: Vec::new(),
+        durable: mark.next - 1,
+        end: mark,
+        lost: None,
+        rejected: false,
+    };
     let limit = mark.position / geometry.wal_unit() * geometry.wal_unit() + geometry.wal_len;
     loop {
         // A frame follows at once, in a fresh unit after a sync, or at the ring's start.
@@ -63,10 +73,15 @@ pub fn replay<D: Device>(
                 break;
             }
         }
-        let Some((start, (header, payload))) = found else { break };
+        let Some((start, (header, payload))) = found else {
+            break;
+        };
         if header.generation.get() > generation {
             return Err(Error::corrupt(
-                format!("a log frame of checkpoint {} where the newest superblock is of {generation}: the newer superblock is lost", header.generation.get()),
+                format!(
+                    "a log frame of checkpoint {} where the newest superblock is of {generation}: the newer superblock is lost",
+                    header.generation.get()
+                ),
                 geometry.wal_offset() + start % geometry.wal_len,
             ));
         }
@@ -87,8 +102,7 @@ pub fn replay<D: Device>(
 
 /// Whether the frame is chained to `end`.
 fn continues(header: &FrameRecord, end: &Mark) -> bool {
-    header.previous == end.chain
-        || (removed(Control::DigestChain) && header.lsn.get() == end.next)
+    header.previous == end.chain || (removed(Control::DigestChain) && header.lsn.get() == end.next)
 }
 
 struct Ring<'a, D> {
@@ -119,17 +133,28 @@ impl<D: Device> Ring<'_, D> {
     }
 
     /// The frame at a position, if one stands there whose digest verifies.
-    fn frame(&mut self, keys: &Keys, position: u64, limit: u64) -> Result<Option<(FrameRecord, Vec<u8>)>> {
+    fn frame(
+        &mut self,
+        keys: &Keys,
+        position: u64,
+        limit: u64,
+    ) -> Result<Option<(FrameRecord, Vec<u8>)>> {
         let ring = self.geometry.wal_len;
         let offset = position % ring;
-        let Some(bytes) = self.bytes(offset, FRAME_ALIGN as u64)? else { return Ok(None) };
-        let Ok(header) = FrameRecord::read_from_bytes(bytes) else { return Ok(None) };
+        let Some(bytes) = self.bytes(offset, FRAME_ALIGN as u64)? else {
+            return Ok(None);
+        };
+        let Ok(header) = FrameRecord::read_from_bytes(bytes) else {
+            return Ok(None);
+        };
         let len = frame_len(header.len.get() as usize);
-        let fits = start_of(position, len, ring) == position && position.saturating_add(len) <= limit;
+        let fits =
+            start_of(position, len, ring) == position && position.saturating_add(len) <= limit;
         if header.magic.get() != FRAME_MAGIC || header.len.get() == 0 || !fits {
             return Ok(None);
         }
-        let Some(bytes) = self.bytes(offset, FRAME_ALIGN as u64 + u64::from(header.len.get()))? else {
+        let Some(bytes) = self.bytes(offset, FRAME_ALIGN as u64 + u64::from(header.len.get()))?
+        else {
             return Ok(None);
         };
         let payload = bytes.get(FRAME_ALIGN..).unwrap_or_default();
@@ -145,7 +170,9 @@ impl<D: Device> Ring<'_, D> {
         let mut offset = 0;
         while offset < self.geometry.wal_len {
             let next = match self.bytes(offset, FRAME_ALIGN as u64)? {
-                Some(bytes) => bytes.first_chunk::<4>().is_some_and(|m| u32::from_le_bytes(*m) == FRAME_MAGIC),
+                Some(bytes) => bytes
+                    .first_chunk::<4>()
+                    .is_some_and(|m| u32::from_le_bytes(*m) == FRAME_MAGIC),
                 None => break,
             };
             if next && let Some((header, _)) = self.frame(keys, offset, u64::MAX)? {
