@@ -9,6 +9,15 @@
 use std::io;
 use std::sync::Arc;
 
+pub mod control;
+pub mod file;
+mod holder;
+pub mod memory;
+mod sys;
+
+pub use file::{Access, FileDevice};
+pub use memory::MemoryDevice;
+
 /// Random access to the bytes of a container.
 ///
 /// Offsets and lengths are in bytes. Implementations retry interrupted and short transfers: a call
