@@ -64,23 +64,48 @@ fn compare(cask: &Cask<MemoryDevice>, model: &Model) {
         let (body, rest) = found.split_at(expected.len());
         if body != expected {
             let at = body.iter().zip(expected).position(|(a, b)| a != b);
-            panic!("content {number} of {} bytes differs at {at:?}", expected.len());
+            panic!(
+                "content {number} of {} bytes differs at {at:?}",
+                expected.len()
+            );
         }
-        assert!(rest.iter().all(|b| *b == 0), "bytes past the end of content {number}");
+        assert!(
+            rest.iter().all(|b| *b == 0),
+            "bytes past the end of content {number}"
+        );
     }
 }
 
-fn step(cask: &Cask<MemoryDevice>, model: &mut Model, rng: &mut Rng, numbers: &mut Vec<u64>) -> Result<Lsn> {
+fn step(
+    cask: &Cask<MemoryDevice>,
+    model: &mut Model,
+    rng: &mut Rng,
+    numbers: &mut Vec<u64>,
+) -> Result<Lsn> {
     let mut next = model.clone();
-    let pick = |rng: &mut Rng| numbers.get(rng.below(numbers.len() as u64 + 1) as usize).copied();
+    let pick = |rng: &mut Rng| {
+        numbers
+            .get(rng.below(numbers.len() as u64 + 1) as usize)
+            .copied()
+    };
     let size = u64::from(cask.block_size());
     let kind = rng.below(10);
-    let class = if matches!(kind, 7..=9) { Class::Release } else { Class::Grow };
+    let class = if matches!(kind, 7..=9) {
+        Class::Release
+    } else {
+        Class::Grow
+    };
     let target = pick(rng);
     let seed = rng.next();
     let data: Vec<u8> = {
-        let most = if rng.below(4) == 0 { 6 * size } else { size / 2 };
-        (0..=rng.below(most)).map(|i| (seed >> (i % 8)) as u8 | 1).collect()
+        let most = if rng.below(4) == 0 {
+            6 * size
+        } else {
+            size / 2
+        };
+        (0..=rng.below(most))
+            .map(|i| (seed >> (i % 8)) as u8 | 1)
+            .collect()
     };
     let offset = match (target, rng.below(3)) {
         (Some(number), 0) => next.contents.get(&number).map_or(0, |c| c.len() as u64),
@@ -94,7 +119,10 @@ fn step(cask: &Cask<MemoryDevice>, model: &mut Model, rng: &mut Rng, numbers: &m
         }
         let number = number.unwrap();
         match kind {
-            0..=2 => tx.put(Key::new(number, Kind::Inode, seed % 3), data.get(..data.len().min(100)).unwrap())?,
+            0..=2 => tx.put(
+                Key::new(number, Kind::Inode, seed % 3),
+                data.get(..data.len().min(100)).unwrap(),
+            )?,
             3..=6 => tx.write_staged(number, &staged),
             7 => tx.truncate(number, offset),
             8 => tx.drop_content(number),
@@ -107,7 +135,10 @@ fn step(cask: &Cask<MemoryDevice>, model: &mut Model, rng: &mut Rng, numbers: &m
     }
     match kind {
         0..=2 => {
-            next.items.insert(Key::new(number, Kind::Inode, seed % 3), data[..data.len().min(100)].to_vec());
+            next.items.insert(
+                Key::new(number, Kind::Inode, seed % 3),
+                data[..data.len().min(100)].to_vec(),
+            );
         }
         3..=6 => {
             let content = next.contents.entry(number).or_default();
@@ -173,7 +204,14 @@ fn run(seed: u64, options: &FormatOptions, steps: u64) {
     cask.close().unwrap();
     let _ = full;
     drop(cask);
-    let cask = Cask::open(device, OpenOptions { read_only: true, ..OpenOptions::default() }).unwrap();
+    let cask = Cask::open(
+        device,
+        OpenOptions {
+            read_only: true,
+            ..OpenOptions::default()
+        },
+    )
+    .unwrap();
     compare(&cask, &model);
 }
 
@@ -189,7 +227,11 @@ fn random_operations_on_tiny_casks() {
 
 #[test]
 fn random_operations_on_an_ordinary_cask() {
-    let options = FormatOptions { blocks: Some(4096), secret: [3; 32], ..FormatOptions::default() };
+    let options = FormatOptions {
+        blocks: Some(4096),
+        secret: [3; 32],
+        ..FormatOptions::default()
+    };
     for seed in 0..4 {
         run(seed, &options, 1500);
     }
@@ -218,7 +260,11 @@ fn space_comes_back_when_everything_is_deleted() {
                 Err(error) => panic!("{error}"),
             }
         }
-        assert!(numbers.len() > 10, "round {round}: only {} files fit", numbers.len());
+        assert!(
+            numbers.len() > 10,
+            "round {round}: only {} files fit",
+            numbers.len()
+        );
         for number in numbers.drain(..) {
             cask.transact(Class::Release, |tx| {
                 tx.drop_content(number);
@@ -235,7 +281,11 @@ fn space_comes_back_when_everything_is_deleted() {
 
 #[test]
 fn a_growing_cask_grows() {
-    let options = FormatOptions { secret: [3; 32], wal_bytes: Some(1 << 20), ..FormatOptions::default() };
+    let options = FormatOptions {
+        secret: [3; 32],
+        wal_bytes: Some(1 << 20),
+        ..FormatOptions::default()
+    };
     let (device, cask) = fresh(&options);
     let data: Vec<u8> = (0..1 << 20).map(|i: u32| (i >> 7) as u8).collect();
     let mut numbers = Vec::new();
