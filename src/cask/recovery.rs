@@ -385,6 +385,13 @@ impl<D: Device> Unrecovered<D> {
             ..
         } = self;
         let device = Arc::new(device);
+        if !read_only {
+            // After a kill the newest superblock and frames may be in the host's cache alone. They
+            // are built upon from here on, so they must not be lost before what follows is.
+            device
+                .sync()
+                .map_err(Error::io("syncing what the last mount left"))?;
+        }
         let keys = Keys::derive(&superblock.secret);
         let generation = superblock.generation.get();
         let alloc = Allocator::load(
