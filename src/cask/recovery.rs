@@ -438,7 +438,14 @@ impl<D: Device> Unrecovered<D> {
         }
         end.position = end.position.next_multiple_of(geometry.wal_unit());
         let tree = Tree::new(Arc::clone(&device), geometry, CACHE_BYTES);
-        let wal = Wal::new(Arc::clone(&device), geometry, keys.clone(), end, generation);
+        let wal = Wal::new(
+            Arc::clone(&device),
+            geometry,
+            keys.clone(),
+            mark.position,
+            end,
+            generation,
+        );
         let cask = Cask {
             device,
             geometry,

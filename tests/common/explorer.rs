@@ -321,7 +321,7 @@ impl Explorer<'_> {
                 life.depth,
                 resolver.position(),
                 resolver.end(),
-            )
+            ) + &story(&life.recording, resolver.position())
         })?;
         let (Some(image), Some(k)) = (kept, life.states.iter().rposition(|s| *s == found)) else {
             return Ok(());
@@ -458,6 +458,26 @@ impl Explorer<'_> {
         }
         Ok(())
     }
+}
+
+/// The last events before a position, in words.
+fn story(recording: &Recording, position: usize) -> String {
+    let end = position.div_ceil(2).min(recording.events.len());
+    let last = &recording.events[end.saturating_sub(24)..end];
+    last.iter().fold(String::new(), |text, event| {
+        text + "\n  "
+            + &match event {
+                Event::Write { offset, data } => format!("write {offset} +{}", data.len()),
+                Event::WriteDurable { offset, data } => {
+                    format!("write durably {offset} +{}", data.len())
+                }
+                Event::Mark(tag) => {
+                    let what = ["", "opened", "issued", "returned", "acked"][(tag >> 32) as usize];
+                    format!("{what} {}", tag & 0xffff_ffff)
+                }
+                other => format!("{other:?}"),
+            }
+    })
 }
 
 /// Fills the cask until it has no room, deletes everything, and answers the free blocks then.
