@@ -512,7 +512,11 @@ impl<D: Device> Store<D> {
         let handle = self.handles.get(fh)?;
         handle.for_writing()?;
         match &handle.kind {
-            Kind::Plain => self.fs.allocate(&NOBODY, handle.ino, mode, offset, len),
+            Kind::Plain => {
+                self.fs.allocate(&NOBODY, handle.ino, mode, offset, len)?;
+                let settings = self.walk.of(&*self.cask, &self.fs.inode(handle.ino)?)?;
+                self.confirm(&settings, self.cask.lsn(), handle.flags.sync)
+            }
             Kind::Log(log) => self.allocate_log(log, mode, offset, len),
             Kind::Value(draft) => self.allocate_value(&handle, draft, mode, offset, len),
         }
