@@ -8,7 +8,7 @@ mod common;
 
 use caskfs::device::testing::Control;
 use common::explorer::{Plan, explore, explore_many};
-use common::plans::{bypassing, plan};
+use common::plans::{bypassing, overwriting, plan};
 
 /// Crash states within which a missing control must show; `CASKFS_CONTROL_STATES` says otherwise.
 const STATES: u64 = 400_000;
@@ -54,7 +54,7 @@ controls! {
     checkpoint_superblock_barrier: CheckpointSuperblockBarrier in [plan(512, 96, 4, 6)];
     digest_chain: DigestChain in [plan(512, 96, 4, 6), plan(512, 160, 8, 12)];
     bypass_checksums: BypassChecksums in [bypassing(1024, 400, 8, 12), bypassing(512, 400, 8, 12)];
-    deferred_free: DeferredFree in [plan(512, 96, 8, 8), bypassing(1024, 400, 8, 8)];
+    deferred_free: DeferredFree in [overwriting(512, 110, 32, 4), overwriting(512, 90, 16, 4)];
     wal_retirement: WalRetirement in [plan(512, 160, 4, 6)];
     fresh_block_after_ack: FreshBlockAfterAck in [plan(512, 160, 8, 2), plan(1024, 160, 8, 2)];
     checkpoint_after_recovery: CheckpointAfterRecovery in [plan(512, 160, 8, 6)];

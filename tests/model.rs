@@ -19,6 +19,7 @@ const MIX: Mix = Mix {
     block_size: 512,
     max_blocks: 6,
     bypass_one_in: 0,
+    overwrite_eighths: 0,
     sync_one_in: 20,
 };
 
