@@ -14,6 +14,7 @@ use caskfs::device::testing::{
     Choice, Control, CrashResolver, Event, Recording, RecordingDevice, Rng,
 };
 use caskfs::device::{Device, MemoryDevice};
+use caskfs::fsck;
 use libc::ENOSPC;
 
 use super::case::{Case, Geometry};
@@ -361,6 +362,9 @@ impl Explorer<'_> {
                 }
             });
         }
+        if self.states.is_multiple_of(4) {
+            checked(subject.store().cask())?;
+        }
         drop(subject);
         if self.states.is_multiple_of(16) {
             let free = drained(memory.clone(), self.case.geometry.spacing)?;
@@ -457,6 +461,15 @@ impl Explorer<'_> {
             self.crash(life, &resolver, progress, choice)?;
         }
         Ok(())
+    }
+}
+
+/// What fsck finds, where anything is too much.
+fn checked<D: Device>(cask: &Cask<D>) -> Result<(), String> {
+    let report = fsck::check(cask, true, &mut |_| {}).map_err(|error| format!("fsck: {error}"))?;
+    match report.findings.as_slice() {
+        [] => Ok(()),
+        findings => Err(format!("fsck: {findings:#?}")),
     }
 }
 
