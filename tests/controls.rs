@@ -3,6 +3,7 @@
 //! Each named control is taken away in turn; the crash explorer must find the harm. An explorer that
 //! does not is no witness for the rest either.
 #![cfg(feature = "testing")]
+#![allow(clippy::panic, clippy::unwrap_used)]
 
 mod common;
 
