@@ -68,6 +68,31 @@ impl RecordingDevice {
         }
     }
 
+    /// Goes on after these events, as a process does that was started anew on a host that went on:
+    /// what was pending then is pending still.
+    pub fn resume(past: Recording) -> io::Result<Self> {
+        let device = Self::new(past.initial.to_vec());
+        let memory = &device.memory;
+        for event in &past.events {
+            match event {
+                Event::Write { offset, data } | Event::WriteDurable { offset, data } => {
+                    memory.write_at(*offset, data)?;
+                }
+                Event::SetLen { len } => memory.set_len(*len)?,
+                Event::Allocate { offset, len } => memory.allocate(*offset, *len)?,
+                Event::Punch { offset, len } => memory.punch(*offset, *len)?,
+                Event::Sync | Event::SyncFailed | Event::Mark(_) => {}
+            }
+        }
+        *device.notes.lock() = past;
+        Ok(device)
+    }
+
+    /// How many events were noted so far.
+    pub fn events(&self) -> usize {
+        self.notes.lock().events.len()
+    }
+
     /// Puts a mark between the changes.
     pub fn mark(&self, tag: u64) {
         self.note(Event::Mark(tag));
