@@ -98,7 +98,9 @@ pub enum Error {
     #[error("the container is damaged: {0}")]
     Corrupt(Corruption),
     /// The cask stopped after a failure and must be mounted anew. `EIO`
-    #[error("the cask stopped after an earlier failure ({0}); unmount it, run `caskfs fsck`, and mount it again")]
+    #[error(
+        "the cask stopped after an earlier failure ({0}); unmount it, run `caskfs fsck`, and mount it again"
+    )]
     Failed(String),
     /// The container cannot be opened as it is. `EINVAL`
     #[error("{path}: {reason}")]
@@ -136,7 +138,10 @@ impl Error {
 
     /// An [`Error::Corrupt`] of `what` at byte `offset` of the container.
     pub fn corrupt(what: impl Into<String>, offset: u64) -> Self {
-        Self::Corrupt(Corruption { what: what.into(), offset })
+        Self::Corrupt(Corruption {
+            what: what.into(),
+            offset,
+        })
     }
 
     /// Wraps an error of the operating system with what was tried.

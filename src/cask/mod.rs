@@ -1,351 +1,315 @@
-//! STUB of the engine's API, replaced whole by the real one: everything lives in memory.
-#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
+//! The container as a whole: state = checkpoint tree ⊕ frozen overlay ⊕ active overlay.
+//!
+//! Lock order: checkpointing < growth < operations < state < lingering, allocator, log. No device
+//! I/O happens under `state`. Invariant: after any crash the cask equals its state after some prefix
+//! of operations that contains every one that was confirmed durable (I8).
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+mod checkpoint;
+mod overlay;
+mod recovery;
+mod space;
+mod tx;
+mod view;
 
-use parking_lot::Mutex;
+#[cfg(test)]
+mod tests;
 
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use parking_lot::{Mutex, RwLock};
+
+pub use crate::tree::Value;
+pub use crate::wal::Lsn;
+pub use recovery::{FormatOptions, OpenOptions, Unrecovered};
+pub use tx::{Class, Staged, Tx};
+pub use view::Read;
+
+use crate::alloc::{Allocator, Run};
+use crate::clock::Timestamp;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::format::Geometry;
+use crate::format::checksum::Keys;
 use crate::format::key::Number;
-use crate::format::{Key, Kind};
+use crate::format::superblock::{FLAG_FILLED, SuperblockRecord};
+use crate::tree::{Root, Tree};
+use crate::wal::{Outcome, Wal};
 
-/// An item's value.
-pub type Value = Arc<[u8]>;
-/// Number of an operation in the log; operations are totally ordered by it.
-pub type Lsn = u64;
+use overlay::Overlay;
 
-/// What an operation asks of the free space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// May be refused for lack of space (`NoSpace`).
-    Grow,
-    /// Gives space back (unlink, rmdir, truncate to less, removexattr, rename without overwrite...): always goes through.
-    Release,
+/// A checkpoint is due when this much of the log waits for it, or half of the ring.
+const LOG_DUE: u64 = 16 << 20;
+/// A checkpoint is due when something has waited this long for it, in seconds.
+const AGE_DUE: i64 = 30;
+/// What is written becomes durable after at most this many nanoseconds.
+const COMMIT_INTERVAL: i64 = 1_000_000_000;
+
+/// A checkpoint that can be read.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Its tree.
+    pub root: Root,
+    /// Its number.
+    pub generation: u64,
 }
 
-/// Reading: shared by the cask (newest committed state) and by an open transaction
-/// (its own item changes included; content as it was before the transaction).
-pub trait Read {
-    fn get(&self, key: &Key) -> Result<Option<Value>>;
-    /// Visits the items `from..=to` in order until `visit` answers false.
-    fn scan(&self, from: Key, to: Key, visit: &mut dyn FnMut(Key, &[u8]) -> Result<bool>) -> Result<()>;
-    /// Fills `buf`; what was never written reads as zeros. The caller clips to the file's size.
-    fn read_content(&self, content: Number, offset: u64, buf: &mut [u8]) -> Result<()>;
-    /// First offset >= `offset` (block granular, clipped to offset) that holds data; None when there is none.
-    fn next_data(&self, content: Number, offset: u64) -> Result<Option<u64>>;
-    /// First offset >= `offset` (block granular) that holds no data.
-    fn next_hole(&self, content: Number, offset: u64) -> Result<u64>;
-    /// 61-bit keyed hash of a name, never 0.
-    fn name_hash(&self, name: &[u8]) -> u64;
-    /// Largest item value in bytes.
-    fn max_item(&self) -> usize;
-    fn block_size(&self) -> u32;
+struct State {
+    active: Overlay,
+    frozen: Option<Arc<Overlay>>,
+    /// Blocks set aside for the frozen overlay.
+    frozen_pledge: u64,
+    snapshot: Arc<Snapshot>,
+    next_number: Number,
+    files: u64,
+    label: Vec<u8>,
+    /// Of the newest durable checkpoint.
+    superblock: SuperblockRecord,
 }
 
-#[derive(Clone, Debug)]
-pub struct FormatOptions {
-    pub block_size: u32,
-    /// None: grows as needed.
-    pub blocks: Option<u64>,
-    pub fill: bool,
-    /// Most inodes, the root included. None: no bound.
-    pub files: Option<u64>,
-    pub label: Vec<u8>,
-    pub wal_bytes: Option<u64>,
-    pub uuid: [u8; 16],
-    pub secret: [u8; 32],
-    /// 65536; tests go down to the block size.
-    pub superblock_spacing: u32,
-    pub root_mode: u32,
-    pub root_uid: u32,
-    pub root_gid: u32,
-    pub now: crate::clock::Timestamp,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct OpenOptions {
-    pub read_only: bool,
-}
-
+/// Numbers about a cask.
 #[derive(Clone, Debug)]
 pub struct Stats {
+    /// Bytes in a block.
     pub block_size: u32,
-    /// Blocks a user can fill, in all (statfs f_blocks).
+    /// Blocks that files can fill, in all.
     pub total_blocks: u64,
-    /// Blocks that can be written now (statfs f_bfree/f_bavail).
+    /// Blocks that can be written now.
     pub free_blocks: u64,
-    /// Most inodes (statfs f_files).
+    /// Most inodes.
     pub files_max: u64,
+    /// Inodes in use, the root included.
     pub files_used: u64,
+    /// Label, at most 64 bytes.
     pub label: Vec<u8>,
+    /// Random identity.
     pub uuid: [u8; 16],
+    /// Number of the newest durable checkpoint.
     pub generation: u64,
+    /// Newest operation.
     pub lsn: Lsn,
+    /// Newest durable operation.
     pub durable_lsn: Lsn,
-    /// --blocks / --files / --fill as given to mkfs.
+    /// Blocks of the container if that is fixed (`--blocks`).
     pub blocks_limit: Option<u64>,
+    /// Most inodes if that is bounded (`--files`).
     pub files_limit: Option<u64>,
+    /// Whether all blocks were written at mkfs (`--fill`).
     pub fill: bool,
+    /// Bytes of the log ring.
     pub wal_bytes: u64,
+    /// Blocks of the container.
+    pub blocks: u64,
+    /// When the container was made.
+    pub created: Timestamp,
 }
 
+/// An open container.
 pub struct Cask<D: Device> {
-    dev: D,
-    ops: Mutex<State>,
-}
-
-#[derive(Default, Clone)]
-struct State {
-    items: BTreeMap<Key, Value>,
-    content: BTreeMap<Number, Vec<u8>>,
-    next: Number,
-    files: u64,
-    lsn: Lsn,
-}
-
-/// Data put where it will stay (or kept by reference when small) before its operation is logged.
-pub struct Staged<'a> {
-    offset: u64,
-    data: &'a [u8],
+    device: Arc<D>,
+    geometry: Geometry,
+    keys: Keys,
+    fixed: bool,
+    files_limit: Option<u64>,
+    /// Why nothing may be changed.
+    read_only: Option<&'static str>,
+    checkpointing: Mutex<()>,
+    growth: Mutex<()>,
+    ops: Mutex<()>,
+    state: RwLock<State>,
+    alloc: Arc<Allocator>,
+    tree: Tree<D>,
+    wal: Wal<D>,
+    /// What checkpoints gave up, with the checkpoint whose readers may still need it; oldest first.
+    lingering: Mutex<VecDeque<(Weak<Snapshot>, Vec<Run>)>>,
+    failed: OnceLock<String>,
+    /// Nanoseconds of the owner's clock when the log was synced, and seconds of the last checkpoint.
+    last_commit: AtomicI64,
+    last_checkpoint: AtomicI64,
 }
 
 impl<D: Device> Cask<D> {
-    pub fn format(_dev: &D, _options: &FormatOptions) -> Result<()> {
-        Ok(())
-    }
-    pub fn open(dev: D, _options: OpenOptions) -> Result<Self> {
-        use crate::format::InodeRecord;
-        use zerocopy::{FromZeros, IntoBytes};
-        let mut root = InodeRecord::new_zeroed();
-        root.mode = (0o040755u32).into();
-        root.nlink = 2u32.into();
-        root.parent = 1u64.into();
-        root.content = 1u64.into();
-        let mut items: BTreeMap<Key, Value> = BTreeMap::new();
-        items.insert(Key::inode(1), Arc::from(root.as_bytes()));
-        Ok(Self { dev, ops: Mutex::new(State { items, next: 2, files: 1, ..State::default() }) })
-    }
+    /// The device below.
     pub fn device(&self) -> &D {
-        &self.dev
+        &self.device
     }
-    pub fn read_only(&self) -> bool {
-        false
+
+    /// The layout.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
     }
-    /// Runs one operation: `body` reads and records changes; if it answers Ok they are applied as
-    /// one atomic record. `body` may be run again after room was made, so it must not change
-    /// anything outside the transaction. Operations are serialised: none runs beside another.
-    pub fn transact<T>(&self, class: Class, body: impl FnMut(&mut Tx<'_, D>) -> Result<T>) -> Result<(T, Lsn)> {
-        self.transact_then(class, body, |_| ())
+
+    /// Why nothing may be changed: the empty string where that is the user's choice; `None` when the
+    /// cask is writable.
+    pub fn read_only(&self) -> Option<&'static str> {
+        self.read_only
     }
-    /// Like `transact`; `after` is called once, after the changes are applied and before any
-    /// other operation can run: the place to change in-memory tables that must agree.
-    pub fn transact_then<T>(
-        &self,
-        _class: Class,
-        mut body: impl FnMut(&mut Tx<'_, D>) -> Result<T>,
-        after: impl FnOnce(&mut T),
-    ) -> Result<(T, Lsn)> {
-        let mut state = self.ops.lock();
-        let mut tx = Tx { cask: self, state: state.clone(), content: state.content.clone() };
-        let mut out = body(&mut tx)?;
-        let mut new = tx.state;
-        new.content = tx.content;
-        new.lsn += 1;
-        *state = new;
-        after(&mut out);
-        let lsn = state.lsn;
-        Ok((out, lsn))
-    }
-    /// Prepares `data` for `Tx::write_staged` at `offset`. Whole blocks of a large write go to
-    /// their final place here, outside every lock.
-    pub fn stage<'a>(&self, offset: u64, data: &'a [u8]) -> Result<Staged<'a>> {
-        Ok(Staged { offset, data })
-    }
-    /// Returns when operation `lsn` is in the container file: it survives kill -9 of this process.
-    pub fn persist(&self, _lsn: Lsn) -> Result<()> {
-        Ok(())
-    }
-    /// Returns when all operations up to `lsn` are durable.
-    pub fn sync(&self, _lsn: Lsn) -> Result<()> {
-        Ok(())
-    }
+
     /// The newest operation.
     pub fn lsn(&self) -> Lsn {
-        self.ops.lock().lsn
+        self.wal.last()
     }
-    /// Writes a checkpoint if anything changed since the last.
-    pub fn checkpoint(&self) -> Result<()> {
+
+    /// Returns when operation `lsn` is in the container file: it survives a kill of this process.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when the cask has stopped, or stops now.
+    pub fn persist(&self, lsn: Lsn) -> Result<()> {
+        while self.logged(self.wal.persist(lsn))? == Outcome::RingFull {
+            self.checkpoint()?;
+        }
         Ok(())
     }
-    /// Background duty, called about ten times a second by the owner's thread: commit timer,
-    /// checkpoint when due.
-    pub fn tick(&self, _now: crate::clock::Timestamp) -> Result<()> {
+
+    /// Returns when all operations up to `lsn` are durable.
+    ///
+    /// # Errors
+    /// As [`Cask::persist`].
+    pub fn sync(&self, lsn: Lsn) -> Result<()> {
+        while self.logged(self.wal.sync(lsn))? == Outcome::RingFull {
+            self.checkpoint()?;
+        }
         Ok(())
     }
-    /// Stops the cask: every later change fails with EIO. Used when a handler panicked.
-    pub fn fail(&self, _why: &str) {}
+
+    fn logged(&self, outcome: Result<Outcome>) -> Result<Outcome> {
+        if let Some(why) = self.wal.failure() {
+            self.fail(&why);
+        }
+        self.alive()?;
+        outcome
+    }
+
+    /// Background duty, called by the owner about ten times a second: the commit timer, and
+    /// checkpoints when they are due.
+    ///
+    /// # Errors
+    /// As [`Cask::persist`].
+    pub fn tick(&self, now: Timestamp) -> Result<()> {
+        if self.read_only.is_some() {
+            return Ok(());
+        }
+        let nanos = now
+            .secs
+            .saturating_mul(1_000_000_000)
+            .saturating_add(i64::from(now.nanos));
+        let since = nanos.saturating_sub(self.last_commit.load(Ordering::Relaxed));
+        let last = self.wal.last();
+        if self.wal.durable() >= last {
+            self.last_commit.store(nanos, Ordering::Relaxed);
+        } else if !(0..COMMIT_INTERVAL).contains(&since) {
+            self.sync(last)?;
+            self.last_commit.store(nanos, Ordering::Relaxed);
+        }
+        let idle = self.state.read().active.is_empty();
+        let age = now
+            .secs
+            .saturating_sub(self.last_checkpoint.load(Ordering::Relaxed));
+        let full = self.wal.live() >= LOG_DUE.min(self.geometry.wal_len / 2)
+            || self.state.read().active.memory() >= 2 * LOG_DUE;
+        if idle {
+            self.last_checkpoint.store(now.secs, Ordering::Relaxed);
+            self.release_lingering();
+        } else if full || !(0..AGE_DUE).contains(&age) {
+            self.last_checkpoint.store(now.secs, Ordering::Relaxed);
+            self.checkpoint()?;
+        }
+        Ok(())
+    }
+
+    /// Stops the cask: every later change and sync fails with `EIO`.
+    pub fn fail(&self, why: &str) {
+        if self.failed.set(why.to_owned()).is_ok() {
+            log::error!("the cask stopped: {why}");
+        }
+        self.wal.fail(why);
+    }
+
     /// Why the cask stopped, if it did.
-    pub fn failure(&self) -> Option<String> {
-        None
+    pub fn failure(&self) -> Option<&str> {
+        self.failed.get().map(String::as_str)
     }
-    /// Last checkpoint; marks the container clean.
+
+    fn alive(&self) -> Result<()> {
+        self.failure()
+            .map_or(Ok(()), |why| Err(Error::Failed(why.to_owned())))
+    }
+
+    fn writable(&self) -> Result<()> {
+        match self.read_only {
+            None => self.alive(),
+            Some("") => Err(Error::ReadOnly { why: None }),
+            why => Err(Error::ReadOnly { why }),
+        }
+    }
+
+    /// Writes the last checkpoint, so that the next opening has nothing to replay.
+    ///
+    /// # Errors
+    /// As [`Cask::checkpoint`].
     pub fn close(&self) -> Result<()> {
+        if self.read_only.is_some() {
+            return Ok(());
+        }
+        self.checkpoint()
+    }
+
+    /// Makes what was given up free, so that [`Cask::stats`] counts it.
+    ///
+    /// # Errors
+    /// As [`Cask::checkpoint`].
+    pub fn settle(&self) -> Result<()> {
+        let releases = {
+            let state = self.state.read();
+            state.active.releases || state.frozen.is_some()
+        };
+        if releases && self.read_only.is_none() && self.failure().is_none() {
+            self.checkpoint()?;
+        }
         Ok(())
     }
+
+    /// Numbers about the cask as it is now.
     pub fn stats(&self) -> Stats {
-        let s = self.ops.lock();
+        let state = self.state.read();
+        let blocks = self.alloc.blocks();
+        let groups = self.geometry.groups(blocks);
+        let room = blocks.saturating_sub(self.geometry.first_block() + 2 * groups);
+        let growth = match self.fixed {
+            true => 0,
+            false => {
+                let host = self
+                    .device
+                    .growth_available()
+                    .ok()
+                    .flatten()
+                    .unwrap_or(1 << 50);
+                (host / self.geometry.block()).min(self.geometry.max_blocks() - blocks)
+            }
+        };
+        let bounded = (1 << 62) / self.geometry.block();
+        let files_limit = self.files_limit;
+        let free_blocks = (self.spare(&state) + growth).min(bounded);
+        // Where no bound was asked for, an inode takes at least some tree space: this is what fits.
+        let files_room = free_blocks.saturating_mul(self.geometry.block() / 256);
         Stats {
-            block_size: 4096, total_blocks: 1 << 20, free_blocks: 1 << 19, files_max: 1 << 40, files_used: s.files,
-            label: vec![], uuid: [0; 16], generation: 1, lsn: s.lsn, durable_lsn: s.lsn,
-            blocks_limit: None, files_limit: None, fill: false, wal_bytes: 1 << 20,
+            block_size: self.geometry.block_size,
+            total_blocks: (room + growth).min(bounded),
+            free_blocks,
+            files_max: files_limit.unwrap_or(state.files + files_room),
+            files_used: state.files,
+            label: state.label.clone(),
+            uuid: state.superblock.uuid,
+            generation: state.snapshot.generation,
+            lsn: self.wal.last(),
+            durable_lsn: self.wal.durable(),
+            blocks_limit: self.fixed.then_some(blocks),
+            files_limit,
+            fill: state.superblock.flags.get() & FLAG_FILLED != 0,
+            wal_bytes: self.geometry.wal_len,
+            blocks,
+            created: state.superblock.created.into(),
         }
     }
-}
-
-/// An operation being put together.
-pub struct Tx<'c, D: Device> {
-    cask: &'c Cask<D>,
-    state: State,
-    content: BTreeMap<Number, Vec<u8>>,
-}
-
-impl<D: Device> Tx<'_, D> {
-    pub fn put(&mut self, key: Key, value: impl Into<Value>) {
-        self.state.items.insert(key, value.into());
-    }
-    pub fn del(&mut self, key: Key) {
-        self.state.items.remove(&key);
-    }
-    pub fn write(&mut self, content: Number, offset: u64, data: &[u8]) {
-        let c = self.content.entry(content).or_default();
-        let end = offset as usize + data.len();
-        if c.len() < end {
-            c.resize(end, 0);
-        }
-        c[offset as usize..end].copy_from_slice(data);
-    }
-    /// Writes what was staged. Err(offset) is not possible: the offset was fixed by `stage`.
-    pub fn write_staged(&mut self, content: Number, staged: &Staged<'_>) {
-        self.write(content, staged.offset, staged.data);
-    }
-    /// Content at and after `len` reads as zeros from now on.
-    pub fn truncate(&mut self, content: Number, len: u64) {
-        if let Some(c) = self.content.get_mut(&content) {
-            c.truncate(len as usize);
-        }
-    }
-    /// The content is gone; its number is never used again.
-    pub fn drop_content(&mut self, content: Number) {
-        self.content.remove(&content);
-    }
-    /// A number never used before, for an inode or a content.
-    pub fn new_number(&mut self) -> Number {
-        self.state.next += 1;
-        self.state.next - 1
-    }
-    /// Counts one inode more; `NoFiles` at the limit.
-    pub fn add_file(&mut self) -> Result<()> {
-        self.state.files += 1;
-        Ok(())
-    }
-    /// Counts one inode less.
-    pub fn remove_file(&mut self) {
-        self.state.files -= 1;
-    }
-    /// Changes the label, at most LABEL_MAX bytes.
-    pub fn set_label(&mut self, _label: &[u8]) {}
-}
-
-fn hash(name: &[u8]) -> u64 {
-    let h = blake3::hash(name);
-    (u64::from_le_bytes(*h.as_bytes().first_chunk::<8>().unwrap()) >> 3).max(1)
-}
-
-impl<D: Device> Read for Tx<'_, D> {
-    fn get(&self, key: &Key) -> Result<Option<Value>> {
-        Ok(self.state.items.get(key).cloned())
-    }
-    fn scan(&self, from: Key, to: Key, visit: &mut dyn FnMut(Key, &[u8]) -> Result<bool>) -> Result<()> {
-        for (k, v) in self.state.items.range(from..=to) {
-            if !visit(*k, v)? {
-                break;
-            }
-        }
-        Ok(())
-    }
-    fn read_content(&self, content: Number, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.cask_read(content, offset, buf);
-        Ok(())
-    }
-    fn next_data(&self, _content: Number, offset: u64) -> Result<Option<u64>> {
-        Ok(Some(offset))
-    }
-    fn next_hole(&self, content: Number, _offset: u64) -> Result<u64> {
-        Ok(self.state.content.get(&content).map_or(0, |c| c.len() as u64))
-    }
-    fn name_hash(&self, name: &[u8]) -> u64 {
-        hash(name)
-    }
-    fn max_item(&self) -> usize {
-        3900
-    }
-    fn block_size(&self) -> u32 {
-        self.cask.block_size()
-    }
-}
-
-impl<D: Device> Tx<'_, D> {
-    fn cask_read(&self, content: Number, offset: u64, buf: &mut [u8]) {
-        read(&self.state, content, offset, buf);
-    }
-}
-
-fn read(state: &State, content: Number, offset: u64, buf: &mut [u8]) {
-    buf.fill(0);
-    if let Some(c) = state.content.get(&content) {
-        let from = (offset as usize).min(c.len());
-        let to = (from + buf.len()).min(c.len());
-        buf[..to - from].copy_from_slice(&c[from..to]);
-    }
-}
-
-impl<D: Device> Read for Cask<D> {
-    fn get(&self, key: &Key) -> Result<Option<Value>> {
-        Ok(self.ops.lock().items.get(key).cloned())
-    }
-    fn scan(&self, from: Key, to: Key, visit: &mut dyn FnMut(Key, &[u8]) -> Result<bool>) -> Result<()> {
-        let s = self.ops.lock().items.clone();
-        for (k, v) in s.range(from..=to) {
-            if !visit(*k, v)? {
-                break;
-            }
-        }
-        Ok(())
-    }
-    fn read_content(&self, content: Number, offset: u64, buf: &mut [u8]) -> Result<()> {
-        read(&self.ops.lock(), content, offset, buf);
-        Ok(())
-    }
-    fn next_data(&self, _content: Number, offset: u64) -> Result<Option<u64>> {
-        Ok(Some(offset))
-    }
-    fn next_hole(&self, content: Number, _offset: u64) -> Result<u64> {
-        Ok(self.ops.lock().content.get(&content).map_or(0, |c| c.len() as u64))
-    }
-    fn name_hash(&self, name: &[u8]) -> u64 {
-        hash(name)
-    }
-    fn max_item(&self) -> usize {
-        3900
-    }
-    fn block_size(&self) -> u32 {
-        4096
-    }
-}
-
-#[allow(dead_code)]
-fn unused() -> (Error, Kind) {
-    (Error::NotFound, Kind::Ttl)
 }

@@ -62,7 +62,9 @@ impl FileKind {
 }
 
 /// A time on disk: seconds i64, nanoseconds u32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub struct TimeRecord {
     secs: I64,
@@ -71,13 +73,19 @@ pub struct TimeRecord {
 
 impl From<Timestamp> for TimeRecord {
     fn from(time: Timestamp) -> Self {
-        Self { secs: I64::new(time.secs), nanos: U32::new(time.nanos) }
+        Self {
+            secs: I64::new(time.secs),
+            nanos: U32::new(time.nanos),
+        }
     }
 }
 
 impl From<TimeRecord> for Timestamp {
     fn from(record: TimeRecord) -> Self {
-        Self { secs: record.secs.get(), nanos: record.nanos.get().min(999_999_999) }
+        Self {
+            secs: record.secs.get(),
+            nanos: record.nanos.get().min(999_999_999),
+        }
     }
 }
 
@@ -87,7 +95,9 @@ pub const FLAG_SPARSE: u32 = 1;
 pub const FLAG_XATTR: u32 = 2;
 
 /// An inode as it is stored: 112 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
 #[repr(C)]
 pub struct InodeRecord {
     /// File type and permission bits, as `st_mode`.
@@ -192,7 +202,11 @@ impl DirentRecord {
             });
             bytes = rest;
         }
-        if bytes.is_empty() { Ok(entries) } else { Err(bad()) }
+        if bytes.is_empty() {
+            Ok(entries)
+        } else {
+            Err(bad())
+        }
     }
 }
 
@@ -211,7 +225,11 @@ impl XattrRecord {
         let mut out = Vec::new();
         for e in entries {
             out.push(u8::try_from(e.name.len()).unwrap_or(u8::MAX));
-            out.extend_from_slice(&u32::try_from(e.value.len()).unwrap_or(u32::MAX).to_le_bytes());
+            out.extend_from_slice(
+                &u32::try_from(e.value.len())
+                    .unwrap_or(u32::MAX)
+                    .to_le_bytes(),
+            );
             out.extend_from_slice(e.name.get(..255).unwrap_or(&e.name));
             out.extend_from_slice(&e.value);
         }
@@ -227,13 +245,18 @@ impl XattrRecord {
         let mut entries = Vec::new();
         while let Some((name_len, rest)) = bytes.split_first() {
             let (value_len, rest) = rest.split_first_chunk::<4>().ok_or_else(bad)?;
-            let (name, rest) = rest.split_at_checked(usize::from(*name_len)).ok_or_else(bad)?;
+            let (name, rest) = rest
+                .split_at_checked(usize::from(*name_len))
+                .ok_or_else(bad)?;
             let value_len = usize::try_from(u32::from_le_bytes(*value_len)).map_err(|_| bad())?;
             let (value, rest) = rest.split_at_checked(value_len).ok_or_else(bad)?;
             if name.is_empty() {
                 return Err(bad());
             }
-            entries.push(Self { name: name.to_vec(), value: value.to_vec() });
+            entries.push(Self {
+                name: name.to_vec(),
+                value: value.to_vec(),
+            });
             bytes = rest;
         }
         Ok(entries)

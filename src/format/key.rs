@@ -63,7 +63,11 @@ impl Key {
 
     /// A key of these parts.
     pub const fn new(number: Number, kind: Kind, offset: u64) -> Self {
-        Self { number, kind, offset }
+        Self {
+            number,
+            kind,
+            offset,
+        }
     }
 
     /// The key of an inode record.

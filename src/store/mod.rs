@@ -71,20 +71,40 @@ impl<D: Device> Store<D> {
     pub fn getattr(&self, ino: Number, fh: Option<u64>) -> Result<Entry> {
         Err(Error::NotSupported("stub"))
     }
-    pub fn setattr(&self, caller: &Caller, ino: Number, fh: Option<u64>, set: &SetAttr) -> Result<Entry> {
+    pub fn setattr(
+        &self,
+        caller: &Caller,
+        ino: Number,
+        fh: Option<u64>,
+        set: &SetAttr,
+    ) -> Result<Entry> {
         Err(Error::NotSupported("stub"))
     }
     pub fn readlink(&self, ino: Number) -> Result<Vec<u8>> {
         Err(Error::NotSupported("stub"))
     }
     /// `mode` holds permission bits only, umask applied.
-    pub fn mknod(&self, caller: &Caller, dir: Number, name: &[u8], kind: FileKind, perm: u32, rdev: u64) -> Result<Entry> {
+    pub fn mknod(
+        &self,
+        caller: &Caller,
+        dir: Number,
+        name: &[u8],
+        kind: FileKind,
+        perm: u32,
+        rdev: u64,
+    ) -> Result<Entry> {
         Err(Error::NotSupported("stub"))
     }
     pub fn mkdir(&self, caller: &Caller, dir: Number, name: &[u8], perm: u32) -> Result<Entry> {
         Err(Error::NotSupported("stub"))
     }
-    pub fn symlink(&self, caller: &Caller, dir: Number, name: &[u8], target: &[u8]) -> Result<Entry> {
+    pub fn symlink(
+        &self,
+        caller: &Caller,
+        dir: Number,
+        name: &[u8],
+        target: &[u8],
+    ) -> Result<Entry> {
         Err(Error::NotSupported("stub"))
     }
     pub fn link(&self, caller: &Caller, ino: Number, dir: Number, name: &[u8]) -> Result<Entry> {
@@ -110,15 +130,36 @@ impl<D: Device> Store<D> {
     pub fn open(&self, caller: &Caller, ino: Number, flags: OpenFlags) -> Result<Opened> {
         Err(Error::NotSupported("stub"))
     }
-    pub fn create(&self, caller: &Caller, dir: Number, name: &[u8], perm: u32, flags: OpenFlags) -> Result<(Entry, Opened)> {
+    pub fn create(
+        &self,
+        caller: &Caller,
+        dir: Number,
+        name: &[u8],
+        perm: u32,
+        flags: OpenFlags,
+    ) -> Result<(Entry, Opened)> {
         Err(Error::NotSupported("stub"))
     }
     /// Reads into `buf` (cleared first); fewer bytes than `size` only at the end of the file.
-    pub fn read(&self, ino: Number, fh: u64, offset: u64, size: u32, buf: &mut Vec<u8>) -> Result<()> {
+    pub fn read(
+        &self,
+        ino: Number,
+        fh: u64,
+        offset: u64,
+        size: u32,
+        buf: &mut Vec<u8>,
+    ) -> Result<()> {
         Err(Error::NotSupported("stub"))
     }
     /// Answers the number of bytes taken, which is all of them.
-    pub fn write(&self, caller: &Caller, ino: Number, fh: u64, offset: u64, data: &[u8]) -> Result<usize> {
+    pub fn write(
+        &self,
+        caller: &Caller,
+        ino: Number,
+        fh: u64,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<usize> {
         Err(Error::NotSupported("stub"))
     }
     /// A descriptor of the handle was closed (once per dup).
@@ -147,7 +188,15 @@ impl<D: Device> Store<D> {
         Err(Error::NotSupported("stub"))
     }
     /// `create_only` = XATTR_CREATE, `replace_only` = XATTR_REPLACE.
-    pub fn setxattr(&self, caller: &Caller, ino: Number, name: &[u8], value: &[u8], create_only: bool, replace_only: bool) -> Result<()> {
+    pub fn setxattr(
+        &self,
+        caller: &Caller,
+        ino: Number,
+        name: &[u8],
+        value: &[u8],
+        create_only: bool,
+        replace_only: bool,
+    ) -> Result<()> {
         Err(Error::NotSupported("stub"))
     }
     pub fn getxattr(&self, ino: Number, name: &[u8]) -> Result<Vec<u8>> {

@@ -1,1 +1,145 @@
-//! tree: being built.
+//! The one copy-on-write B+tree: reading it, and merging an overlay into a new version of it.
+//!
+//! A root and everything below it never changes. A merge writes new pages into free blocks and
+//! answers with a new root; the old one stays readable until its pages are released.
+//! Invariant: every page that comes from the device is checked against the checksum that its parent
+//! holds before any byte of it is believed.
+
+mod cursor;
+mod merge;
+
+pub use cursor::Cursor;
+pub use merge::{Edit, PageStore, merge};
+
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::format::checksum::crc;
+use crate::format::page::{Page, PagePtr};
+use crate::format::{Geometry, Key};
+
+/// An item's value.
+pub type Value = Arc<[u8]>;
+
+/// Deepest tree that is believed: 32 levels of at least two children hold 2³² pages.
+const MAX_HEIGHT: u32 = 32;
+
+/// A version of the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// The root page; `None` when the tree is empty.
+    pub page: Option<PagePtr>,
+    /// Levels: 0 when empty, 1 when the root is a leaf.
+    pub height: u32,
+    /// Pages in the tree.
+    pub pages: u64,
+}
+
+impl Root {
+    /// The empty tree.
+    pub const EMPTY: Self = Self {
+        page: None,
+        height: 0,
+        pages: 0,
+    };
+}
+
+/// Reads pages, keeping the ones in use in memory.
+pub struct Tree<D> {
+    device: Arc<D>,
+    geometry: Geometry,
+    cache: Cache<u64, Arc<Page>>,
+}
+
+impl<D: Device> Tree<D> {
+    /// A reader that keeps about `cache_bytes` of pages.
+    pub fn new(device: Arc<D>, geometry: Geometry, cache_bytes: usize) -> Self {
+        // A cached page also holds its decoded keys: about a third more.
+        let pages = (cache_bytes / (geometry.block_len() + geometry.block_len() / 3)).max(4);
+        Self {
+            device,
+            geometry,
+            cache: Cache::new(pages),
+        }
+    }
+
+    /// The page that a reference names.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the page does not verify; I/O errors.
+    pub fn page(&self, ptr: PagePtr, level: u8) -> Result<Arc<Page>> {
+        if let Some(page) = self.cache.get(&ptr.block) {
+            return Ok(page);
+        }
+        let offset = self.geometry.offset(ptr.block);
+        if ptr.block < self.geometry.first_block() {
+            return Err(Error::corrupt(
+                "a tree page outside the allocation groups",
+                offset,
+            ));
+        }
+        let mut bytes = vec![0; self.geometry.block_len()].into_boxed_slice();
+        self.device
+            .read_at(offset, &mut bytes)
+            .map_err(Error::io("reading a tree page"))?;
+        if crc(&bytes) != ptr.crc {
+            return Err(Error::corrupt(
+                "a tree page whose checksum does not verify",
+                offset,
+            ));
+        }
+        let page = Arc::new(Page::parse(bytes, ptr.block, offset, level)?);
+        self.cache.insert(ptr.block, Arc::clone(&page));
+        Ok(page)
+    }
+
+    /// Keeps a page just written.
+    pub fn remember(&self, block: u64, page: Page) {
+        self.cache.insert(block, Arc::new(page));
+    }
+
+    /// Forgets a block that is no page any more.
+    pub fn forget(&self, block: u64) {
+        self.cache.remove(&block);
+    }
+
+    /// The item under `key`.
+    ///
+    /// # Errors
+    /// As [`Tree::page`].
+    pub fn get(&self, root: &Root, key: &Key) -> Result<Option<Value>> {
+        let Some(mut ptr) = root.page else {
+            return Ok(None);
+        };
+        let mut level = top_level(root)?;
+        loop {
+            let page = self.page(ptr, level)?;
+            if level == 0 {
+                let found = page
+                    .cell(page.lower_bound(key))
+                    .filter(|(found, _)| found == key);
+                return Ok(found.map(|(_, value)| Value::from(value)));
+            }
+            let Some((_, child)) = page.child(page.child_for(key)) else {
+                return Ok(None);
+            };
+            (ptr, level) = (child, level - 1);
+        }
+    }
+
+    /// The items `from..=to` in order.
+    pub fn range(&self, root: &Root, from: Key, to: Key) -> Cursor<'_, D> {
+        Cursor::new(self, *root, from, to)
+    }
+}
+
+/// Level of the root page.
+fn top_level(root: &Root) -> Result<u8> {
+    match root.height {
+        1..=MAX_HEIGHT => Ok((root.height - 1) as u8),
+        _ => Err(Error::corrupt("a tree of impossible height", 0)),
+    }
+}

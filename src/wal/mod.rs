@@ -1,1 +1,502 @@
-//! wal: being built.
+//! The write-ahead log: a ring of chained frames.
+//!
+//! Records are appended to memory in operation order, then written: one `pwrite` takes along
+//! everything that waits (group commit), one sync confirms it. Positions count bytes since mkfs and
+//! are reduced modulo the ring only on the device.
+//!
+//! Invariants: a unit of the ring that holds a confirmed frame is not written again before the
+//! checkpoint that retires it (I4): after a sync the next frame starts in a fresh unit. After the
+//! first failed write or sync nothing is acknowledged any more (I10).
+
+mod replay;
+
+pub use replay::{Replay, replay};
+
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use zerocopy::IntoBytes;
+
+use crate::device::Device;
+use crate::device::control::{Control, removed};
+use crate::error::{Error, Result};
+use crate::format::Geometry;
+use crate::format::checksum::{Digest, Keys};
+use crate::format::wal::{FRAME_ALIGN, FRAME_MAGIC, FrameRecord, RECORD_HEADER, frame_len};
+
+/// Number of an operation in the log, from 1; operations are totally ordered by it.
+pub type Lsn = u64;
+
+/// Frames written since the last sync are kept up to this many bytes, so that a sync can make just
+/// their range durable; beyond it a sync takes the whole container along.
+const UNSYNCED_MAX: usize = 256 << 10;
+/// A frame takes along records up to about this many bytes of payload.
+const FRAME_MAX: usize = 256 << 10;
+
+/// A point of the log: everything before it is in the overlay that a checkpoint writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Position of the next frame.
+    pub position: u64,
+    /// Number of the next record.
+    pub next: Lsn,
+    /// What the next frame is chained to.
+    pub chain: Digest,
+}
+
+/// What became of a wish to have a record written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is.
+    Done,
+    /// The ring is full: only a checkpoint can help.
+    RingFull,
+}
+
+struct Inner {
+    /// Records that no frame holds yet, each with its length before it.
+    pending: Vec<u8>,
+    pending_records: u32,
+    /// Number of the first pending record.
+    pending_first: Lsn,
+    next: Lsn,
+    /// Everything up to here is in the container file.
+    written: Lsn,
+    /// Everything up to here is durable.
+    durable: Lsn,
+    position: u64,
+    /// Frames from here on are needed by the newest durable checkpoint.
+    start: u64,
+    chain: Digest,
+    generation: u64,
+    /// What was written since the last sync: device offset and bytes.
+    unsynced: Vec<(u64, Vec<u8>)>,
+    unsynced_len: usize,
+    /// More was written since the last sync than `unsynced` holds.
+    unsynced_lost: bool,
+    /// A record refers to blocks that were written since the last full sync.
+    bypass: bool,
+    /// Records were dropped from `pending` because the checkpoint being written holds them: nothing
+    /// after them may be acknowledged before it is durable.
+    gap: bool,
+    writing: bool,
+    syncing: bool,
+    failed: Option<String>,
+}
+
+/// The log of an open container.
+pub struct Wal<D> {
+    device: Arc<D>,
+    geometry: Geometry,
+    keys: Keys,
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+impl<D: Device> Wal<D> {
+    /// A log that goes on at `mark`.
+    pub fn new(
+        device: Arc<D>,
+        geometry: Geometry,
+        keys: Keys,
+        mark: Mark,
+        generation: u64,
+    ) -> Self {
+        let inner = Inner {
+            pending: Vec::new(),
+            pending_records: 0,
+            pending_first: mark.next,
+            next: mark.next,
+            written: mark.next - 1,
+            durable: mark.next - 1,
+            position: mark.position,
+            start: mark.position,
+            chain: mark.chain,
+            generation,
+            unsynced: Vec::new(),
+            unsynced_len: 0,
+            unsynced_lost: false,
+            bypass: false,
+            gap: false,
+            writing: false,
+            syncing: false,
+            failed: None,
+        };
+        Self {
+            device,
+            geometry,
+            keys,
+            inner: Mutex::new(inner),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// The newest record.
+    pub fn last(&self) -> Lsn {
+        self.inner.lock().next - 1
+    }
+
+    /// The newest durable record.
+    pub fn durable(&self) -> Lsn {
+        self.inner.lock().durable
+    }
+
+    /// Bytes of the ring that the newest durable checkpoint still needs.
+    pub fn live(&self) -> u64 {
+        let inner = self.inner.lock();
+        inner.position - inner.start + inner.pending.len() as u64
+    }
+
+    /// Whether a record of `len` bytes can be written without a checkpoint.
+    pub fn fits(&self, len: usize) -> bool {
+        let inner = self.inner.lock();
+        let payload = inner.pending.len() + RECORD_HEADER + len;
+        let unit = self.geometry.wal_unit();
+        // Every frame may have to start in a fresh unit.
+        let frames = (payload / FRAME_MAX) as u64 + 1;
+        let position = inner.position.next_multiple_of(unit);
+        let end = self.place(
+            position,
+            frame_len(payload) + frames * (unit + FRAME_ALIGN as u64),
+        );
+        end <= self.end_of_room(&inner)
+    }
+
+    /// Adds a record; `bypass` when it refers to blocks written since the last full sync.
+    ///
+    /// Called with operations serialised: the order of calls is the order of operations.
+    pub fn append(&self, record: &[u8], bypass: bool) -> Lsn {
+        let mut inner = self.inner.lock();
+        inner.pending.extend_from_slice(
+            &u32::try_from(record.len())
+                .unwrap_or(u32::MAX)
+                .to_le_bytes(),
+        );
+        inner.pending.extend_from_slice(record);
+        inner.pending_records += 1;
+        inner.bypass |= bypass;
+        let lsn = inner.next;
+        inner.next += 1;
+        lsn
+    }
+
+    /// Returns when record `lsn` is in the container file.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when the log has stopped, or stops now.
+    pub fn persist(&self, lsn: Lsn) -> Result<Outcome> {
+        let mut inner = self.inner.lock();
+        loop {
+            alive(&inner)?;
+            if inner.written >= lsn {
+                return Ok(Outcome::Done);
+            }
+            if inner.writing || inner.gap {
+                self.changed.wait(&mut inner);
+            } else if self.write_pending(&mut inner)? == Outcome::RingFull {
+                return Ok(Outcome::RingFull);
+            }
+        }
+    }
+
+    /// Returns when all records up to `lsn` are durable.
+    ///
+    /// # Errors
+    /// As [`Wal::persist`].
+    pub fn sync(&self, lsn: Lsn) -> Result<Outcome> {
+        let mut inner = self.inner.lock();
+        loop {
+            alive(&inner)?;
+            if inner.durable >= lsn {
+                return Ok(Outcome::Done);
+            }
+            if inner.syncing || inner.writing || inner.gap {
+                self.changed.wait(&mut inner);
+                continue;
+            }
+            if inner.written + 1 < inner.next
+                && self.write_pending(&mut inner)? == Outcome::RingFull
+            {
+                return Ok(Outcome::RingFull);
+            }
+            if inner.syncing || inner.writing || inner.gap {
+                continue;
+            }
+            self.sync_written(&mut inner)?;
+        }
+    }
+
+    /// Makes everything written durable: one sync for all who wait.
+    fn sync_written(&self, inner: &mut MutexGuard<'_, Inner>) -> Result<()> {
+        let target = inner.written;
+        let mut whole = inner.bypass || inner.unsynced_lost;
+        if removed(Control::FullFlushWithBypass) {
+            whole = inner.unsynced_lost;
+        }
+        let pieces = std::mem::take(&mut inner.unsynced);
+        inner.unsynced_len = 0;
+        inner.unsynced_lost = false;
+        inner.bypass = false;
+        // What comes now is not part of this sync, and must not share a unit with what is.
+        if !removed(Control::FreshBlockAfterAck) {
+            inner.position = inner.position.next_multiple_of(self.geometry.wal_unit());
+        }
+        inner.syncing = true;
+        let result: std::io::Result<_> = MutexGuard::unlocked(inner, || {
+            if removed(Control::FlushOnFsync) {
+                Ok(())
+            } else if whole {
+                self.device.sync()
+            } else {
+                pieces
+                    .iter()
+                    .try_for_each(|(offset, bytes)| self.device.write_durable_at(*offset, bytes))
+            }
+        });
+        inner.syncing = false;
+        match result {
+            Ok(()) => inner.durable = inner.durable.max(target),
+            Err(error) => self.stop(inner, format!("syncing the log: {error}")),
+        }
+        self.changed.notify_all();
+        alive(inner)
+    }
+
+    /// Frames and writes everything pending. The caller has seen that nobody else is writing.
+    fn write_pending(&self, inner: &mut MutexGuard<'_, Inner>) -> Result<Outcome> {
+        if inner.pending.is_empty() {
+            return Ok(Outcome::Done);
+        }
+        let limit = self.end_of_room(inner);
+        let mut writer = Framer {
+            geometry: self.geometry,
+            keys: &self.keys,
+            generation: inner.generation,
+            durable: inner.durable,
+            position: inner.position,
+            chain: inner.chain,
+            next: inner.pending_first,
+            pieces: Vec::new(),
+        };
+        let pending = std::mem::take(&mut inner.pending);
+        let (records, last) = (std::mem::take(&mut inner.pending_records), inner.next - 1);
+        let first = inner.pending_first;
+        inner.pending_first = inner.next;
+        inner.writing = true;
+        let result: std::io::Result<_> = MutexGuard::unlocked(inner, || {
+            if !writer.frame_all(&pending, limit) {
+                return Ok(Outcome::RingFull);
+            }
+            let base = self.geometry.wal_offset();
+            for (at, bytes) in &writer.pieces {
+                self.device.write_at(base + at, bytes)?;
+            }
+            Ok(Outcome::Done)
+        });
+        inner.writing = false;
+        let outcome = match result {
+            Ok(Outcome::Done) => {
+                inner.position = writer.position;
+                inner.chain = writer.chain;
+                inner.written = last;
+                for (at, bytes) in writer.pieces {
+                    inner.keep_unsynced(self.geometry.wal_offset() + at, bytes);
+                }
+                Outcome::Done
+            }
+            Ok(Outcome::RingFull) => {
+                // Back in front of what was appended meanwhile.
+                let later = std::mem::replace(&mut inner.pending, pending);
+                inner.pending.extend_from_slice(&later);
+                inner.pending_records += records;
+                inner.pending_first = first;
+                Outcome::RingFull
+            }
+            Err(error) => {
+                self.stop(inner, format!("writing the log: {error}"));
+                Outcome::Done
+            }
+        };
+        self.changed.notify_all();
+        alive(inner)?;
+        Ok(outcome)
+    }
+
+    /// The point up to which a checkpoint takes everything along. Called with operations stopped.
+    ///
+    /// What is pending is written, so that it survives a kill while the checkpoint is being built; if
+    /// the ring is full it is left to the checkpoint alone, and nothing is acknowledged until then.
+    ///
+    /// # Errors
+    /// As [`Wal::persist`].
+    pub fn freeze(&self) -> Result<Mark> {
+        let mut inner = self.inner.lock();
+        while inner.writing {
+            self.changed.wait(&mut inner);
+        }
+        alive(&inner)?;
+        if self.write_pending(&mut inner)? == Outcome::RingFull {
+            inner.pending.clear();
+            inner.pending_records = 0;
+            inner.pending_first = inner.next;
+            inner.gap = true;
+        }
+        Ok(Mark {
+            position: inner.position,
+            next: inner.next,
+            chain: inner.chain,
+        })
+    }
+
+    /// The checkpoint of `mark` is durable as `generation`: what was before it is retired.
+    pub fn retire(&self, mark: &Mark, generation: u64) {
+        let mut inner = self.inner.lock();
+        inner.start = mark.position;
+        inner.generation = generation;
+        inner.written = inner.written.max(mark.next - 1);
+        inner.durable = inner.durable.max(mark.next - 1);
+        inner.gap = false;
+        self.changed.notify_all();
+    }
+
+    /// Stops acknowledging for good.
+    pub fn fail(&self, why: &str) {
+        let mut inner = self.inner.lock();
+        self.stop(&mut inner, why.to_owned());
+    }
+
+    /// Why the log stopped.
+    pub fn failure(&self) -> Option<String> {
+        self.inner.lock().failed.clone()
+    }
+
+    fn stop(&self, inner: &mut Inner, why: String) {
+        inner.failed.get_or_insert(why);
+        self.changed.notify_all();
+    }
+
+    /// First position that must not be written: the unit where the live frames begin, a ring later.
+    fn end_of_room(&self, inner: &Inner) -> u64 {
+        if removed(Control::WalRetirement) {
+            return u64::MAX;
+        }
+        let unit = self.geometry.wal_unit();
+        inner.start / unit * unit + self.geometry.wal_len
+    }
+
+    /// End of `len` bytes placed at `position`, or at the ring's start when they would wrap.
+    fn place(&self, position: u64, len: u64) -> u64 {
+        start_of(position, len, self.geometry.wal_len) + len
+    }
+}
+
+impl Inner {
+    fn keep_unsynced(&mut self, offset: u64, bytes: Vec<u8>) {
+        self.unsynced_len += bytes.len();
+        if self.unsynced_lost || self.unsynced_len > UNSYNCED_MAX {
+            self.unsynced_lost = true;
+            self.unsynced.clear();
+            return;
+        }
+        match self.unsynced.last_mut() {
+            Some((at, last)) if *at + last.len() as u64 == offset => last.extend_from_slice(&bytes),
+            _ => self.unsynced.push((offset, bytes)),
+        }
+    }
+}
+
+fn alive(inner: &Inner) -> Result<()> {
+    inner
+        .failed
+        .as_ref()
+        .map_or(Ok(()), |why| Err(Error::Failed(why.clone())))
+}
+
+/// Where `len` bytes start that shall stand at `position` but not wrap in a ring of `ring` bytes.
+fn start_of(position: u64, len: u64, ring: u64) -> u64 {
+    if position % ring + len > ring {
+        position.next_multiple_of(ring)
+    } else {
+        position
+    }
+}
+
+/// Builds frames one after another.
+struct Framer<'a> {
+    geometry: Geometry,
+    keys: &'a Keys,
+    generation: u64,
+    durable: Lsn,
+    position: u64,
+    chain: Digest,
+    next: Lsn,
+    /// Offset in the ring, and bytes.
+    pieces: Vec<(u64, Vec<u8>)>,
+}
+
+impl Framer<'_> {
+    /// Frames all records of `pending`; false when they do not fit below `limit`.
+    fn frame_all(&mut self, mut pending: &[u8], limit: u64) -> bool {
+        while !pending.is_empty() {
+            let (mut len, mut records) = (0, 0);
+            while let Some((header, _)) =
+                pending.get(len..).and_then(|p| p.split_first_chunk::<4>())
+            {
+                let record = RECORD_HEADER + u32::from_le_bytes(*header) as usize;
+                if records > 0 && len + record > FRAME_MAX {
+                    break;
+                }
+                len += record;
+                records += 1;
+            }
+            let Some((payload, rest)) = pending.split_at_checked(len).filter(|_| len > 0) else {
+                return false;
+            };
+            if !self.frame(payload, records, limit) {
+                return false;
+            }
+            pending = rest;
+        }
+        true
+    }
+
+    fn frame(&mut self, payload: &[u8], records: u32, limit: u64) -> bool {
+        let len = frame_len(payload.len());
+        let ring = self.geometry.wal_len;
+        let start = start_of(self.position, len, ring);
+        if len > ring || start + len > limit {
+            return false;
+        }
+        let mut header = FrameRecord {
+            magic: FRAME_MAGIC.into(),
+            len: (payload.len() as u32).into(),
+            lsn: self.next.into(),
+            generation: self.generation.into(),
+            unconfirmed: u32::try_from((self.next - 1).saturating_sub(self.durable))
+                .unwrap_or(u32::MAX)
+                .into(),
+            records: records.into(),
+            previous: self.chain,
+            digest: Digest::default(),
+        };
+        header.digest = header.seal(self.keys, payload);
+        let at = start % ring;
+        let piece = match self.pieces.last_mut() {
+            Some((offset, piece)) if *offset + piece.len() as u64 == at => piece,
+            _ => {
+                self.pieces.push((at, Vec::with_capacity(len as usize)));
+                match self.pieces.last_mut() {
+                    Some((_, piece)) => piece,
+                    None => return false,
+                }
+            }
+        };
+        piece.extend_from_slice(header.as_bytes());
+        piece.extend_from_slice(payload);
+        piece.resize(piece.len().next_multiple_of(FRAME_ALIGN), 0);
+        self.position = start + len;
+        self.chain = header.digest;
+        self.next += u64::from(records);
+        true
+    }
+}

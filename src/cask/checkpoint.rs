@@ -1,0 +1,575 @@
+//! Writing a checkpoint: freeze, build, make durable, publish.
+//!
+//! Invariants: a superblock is written only after all it reaches is durable (I2); what a checkpoint
+//! gives up is used again only after it is durable and no reader of an older one is left (I3, I4);
+//! nothing unverified is ever checksummed anew (I7).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::overlay::{Content, Extent, Overlay};
+use super::{Cask, Snapshot};
+use crate::alloc::Run;
+use crate::device::Device;
+use crate::device::control::{Control, removed};
+use crate::error::{Error, Result};
+use crate::format::checksum::crc;
+use crate::format::content::ContentRecord;
+use crate::format::key::Number;
+use crate::format::page::Page;
+use crate::format::superblock::SuperblockRecord;
+use crate::format::wal::decode_crcs;
+use crate::format::{Geometry, Key, Kind};
+use crate::tree::{Edit, PageStore, Root, Value, merge};
+use crate::wal::Mark;
+
+/// Neighbouring blocks are gathered into writes of up to this many bytes.
+const GATHER: usize = 1 << 20;
+
+/// What a checkpoint is made of.
+struct Frozen {
+    overlay: Arc<Overlay>,
+    snapshot: Arc<Snapshot>,
+    superblock: SuperblockRecord,
+    mark: Mark,
+}
+
+/// Writes new blocks and keeps the account of blocks taken and given up.
+struct Build<'c, D: Device> {
+    cask: &'c Cask<D>,
+    adds: Vec<Run>,
+    frees: Vec<Run>,
+    /// Blocks handed out and not used in the end.
+    unused: Vec<Run>,
+    gathered: Vec<u8>,
+    gathered_at: u64,
+    /// Blocks allocated ahead for pages.
+    ahead: Run,
+}
+
+impl<D: Device> Cask<D> {
+    /// Writes a checkpoint if anything changed since the last.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when the cask has stopped, or stops now because a write or sync failed.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.writable()?;
+        let _one = self.checkpointing.lock();
+        self.alive()?;
+        let Some(frozen) = self.freeze()? else {
+            self.release_lingering();
+            return Ok(());
+        };
+        self.write_checkpoint(frozen)
+            .inspect_err(|error| self.fail(&format!("writing a checkpoint: {error}")))
+    }
+
+    /// Sets the active overlay aside; `None` when there is nothing in it.
+    fn freeze(&self) -> Result<Option<Frozen>> {
+        let _ops = self.ops.lock();
+        let mark = self.wal.freeze()?;
+        let mut state = self.state.write();
+        let here = (state.superblock.wal_lsn.get(), state.superblock.wal_digest);
+        if state.active.is_empty() && (mark.next, mark.chain) == here {
+            return Ok(None);
+        }
+        state.frozen_pledge = self.freeze_pledge(&state);
+        let fresh = Overlay::new(self.geometry, state.next_number);
+        let overlay = Arc::new(std::mem::replace(&mut state.active, fresh));
+        state.frozen = Some(Arc::clone(&overlay));
+        let mut superblock = state.superblock;
+        superblock.next_number = state.next_number.into();
+        superblock.files = state.files.into();
+        superblock.label = padded(&state.label);
+        Ok(Some(Frozen {
+            overlay,
+            snapshot: Arc::clone(&state.snapshot),
+            superblock,
+            mark,
+        }))
+    }
+
+    fn write_checkpoint(&self, frozen: Frozen) -> Result<()> {
+        let Frozen {
+            overlay,
+            snapshot,
+            superblock,
+            mark,
+        } = frozen;
+        let generation = superblock.generation.get() + 1;
+        let mut build = Build {
+            cask: self,
+            adds: Vec::new(),
+            frees: Vec::new(),
+            unused: Vec::new(),
+            gathered: Vec::new(),
+            gathered_at: 0,
+            ahead: Run { start: 0, len: 0 },
+        };
+        let edits = build.edits(&overlay, &snapshot)?;
+        let root = merge(&self.tree, &snapshot.root, generation, edits, &mut build)?;
+        build.flush()?;
+        let ahead = build.ahead;
+        let Build {
+            adds,
+            frees,
+            mut unused,
+            ..
+        } = build;
+        unused.push(ahead);
+
+        let slot = superblock.alloc_slot.get() ^ 1;
+        let plan = self.alloc.plan(adds, frees.clone(), slot, &self.keys)?;
+        self.alloc.write(&*self.device, &plan)?;
+        let mut next = superblock;
+        next.generation = generation.into();
+        next.blocks = plan.blocks.into();
+        next.wal_position = mark.position.into();
+        next.wal_lsn = mark.next.into();
+        next.wal_digest = mark.chain;
+        next.height = root.height.into();
+        next.root_block = root.page.map_or(0, |p| p.block).into();
+        next.root_crc = root.page.map_or(0, |p| p.crc).into();
+        next.pages = root.pages.into();
+        next.alloc_slot = slot.into();
+        next.alloc_digest = plan.root_digest;
+        if !removed(Control::CheckpointDataBarrier) {
+            self.device
+                .sync()
+                .map_err(Error::io("syncing a checkpoint"))?;
+        }
+        write_superblock(&*self.device, &self.geometry, &next)?;
+
+        // From here on the new checkpoint counts.
+        self.alloc.publish(plan);
+        for run in &frees {
+            (run.start..run.start + run.len).for_each(|block| self.tree.forget(block));
+        }
+        let mut released = unused;
+        released.extend(frees);
+        released.extend_from_slice(&overlay.dropped);
+        {
+            let mut state = self.state.write();
+            state.snapshot = Arc::new(Snapshot { root, generation });
+            state.frozen = None;
+            state.frozen_pledge = 0;
+            state.superblock = next;
+            self.lingering
+                .lock()
+                .push_back((Arc::downgrade(&snapshot), released));
+        }
+        drop((snapshot, overlay));
+        self.wal.retire(&mark, generation);
+        self.release_lingering();
+        Ok(())
+    }
+
+    /// Frees what checkpoints gave up, as far as no reader is left that may still need it; answers
+    /// whether anything was freed.
+    pub(super) fn release_lingering(&self) -> bool {
+        let mut lingering = self.lingering.lock();
+        let mut any = false;
+        while let Some((snapshot, _)) = lingering.front() {
+            if snapshot.strong_count() > 0 {
+                break;
+            }
+            if let Some((_, runs)) = lingering.pop_front() {
+                self.alloc.release(&runs);
+                any |= !runs.is_empty();
+            }
+        }
+        any
+    }
+}
+
+/// Writes both copies of a superblock and makes them durable.
+pub(super) fn write_superblock<D: Device>(
+    device: &D,
+    geometry: &Geometry,
+    next: &SuperblockRecord,
+) -> Result<()> {
+    let pair = if removed(Control::TwoSuperblockSlots) {
+        0
+    } else {
+        2 * (next.generation.get() & 1)
+    };
+    let bytes = next.encode();
+    for copy in [pair, pair + 1] {
+        device
+            .write_at(geometry.superblock_offset(copy), &bytes)
+            .map_err(Error::io("writing a superblock"))?;
+    }
+    if !removed(Control::CheckpointSuperblockBarrier) {
+        device.sync().map_err(Error::io("syncing a superblock"))?;
+    }
+    Ok(())
+}
+
+/// A label as it stands in a superblock.
+pub(super) fn padded(label: &[u8]) -> [u8; crate::limits::LABEL_MAX] {
+    let mut out = [0; crate::limits::LABEL_MAX];
+    out.iter_mut().zip(label).for_each(|(to, from)| *to = *from);
+    out
+}
+
+/// What a checkpoint writes for a content: blocks or bytes, by first block.
+enum Piece {
+    Inline(Vec<u8>),
+    Blocks(Extent),
+}
+
+impl<D: Device> Build<'_, D> {
+    /// All edits of the overlay, in order. Content goes to its blocks on the way.
+    fn edits(&mut self, overlay: &Overlay, snapshot: &Snapshot) -> Result<Vec<Edit>> {
+        let mut edits: BTreeMap<Key, Option<Value>> = overlay.items.clone();
+        for (number, content) in &overlay.contents {
+            self.content(*number, content, snapshot, &mut edits)?;
+        }
+        Ok(edits
+            .into_iter()
+            .map(|(key, value)| Edit { key, value })
+            .collect())
+    }
+
+    fn content(
+        &mut self,
+        number: Number,
+        content: &Content,
+        snapshot: &Snapshot,
+        edits: &mut BTreeMap<Key, Option<Value>>,
+    ) -> Result<()> {
+        let mut pieces: BTreeMap<u64, Piece> = BTreeMap::new();
+        // Blocks that do not show what the tree says of them any more.
+        let mut gone: Vec<Range<u64>> = Vec::new();
+        let mut patched: BTreeSet<u64> = BTreeSet::new();
+        let mut full: Vec<(u64, Vec<u8>)> = Vec::new();
+        for block in content.chunks.keys() {
+            let bytes = match self.whole_block(number, content, snapshot, *block) {
+                Ok(bytes) => bytes,
+                Err(Error::Corrupt(what)) => {
+                    // The block stays as unreadable as it is: a patch over bytes that do not verify
+                    // would make them look sound.
+                    log::error!(
+                        "content {number}, block {block}: {what}; what was written there is lost"
+                    );
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            gone.push(*block..*block + 1);
+            patched.insert(*block);
+            let len = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1);
+            if len > self.cask.geometry.inline_max() {
+                full.push((*block, bytes));
+            } else if len > 0 {
+                pieces.insert(
+                    *block,
+                    Piece::Inline(bytes.get(..len).unwrap_or_default().to_vec()),
+                );
+            }
+        }
+        for (first, extent) in &content.extents {
+            self.in_place(*first, extent, &patched, &mut pieces);
+            gone.push(*first..*first + extent.len());
+        }
+        self.write_blocks(full, &mut pieces)?;
+        if let Some(floor) = content.floor {
+            gone.push(floor..u64::MAX);
+        }
+        self.replace(number, gone, snapshot, edits)?;
+        self.put_pieces(number, pieces, edits);
+        Ok(())
+    }
+
+    /// The bytes of a block under its patches.
+    fn whole_block(
+        &self,
+        number: Number,
+        content: &Content,
+        snapshot: &Snapshot,
+        block: u64,
+    ) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.cask.geometry.block_len()];
+        let offset = block * self.cask.geometry.block();
+        self.cask
+            .read_base(snapshot, number, Some(content), offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Keeps the blocks of an extent that no chunk replaces; the others were never committed.
+    fn in_place(
+        &mut self,
+        first: u64,
+        extent: &Extent,
+        patched: &BTreeSet<u64>,
+        pieces: &mut BTreeMap<u64, Piece>,
+    ) {
+        let mut at = 0;
+        let end = first + extent.len();
+        for block in patched.range(first..end).copied().chain([end]) {
+            let to = block - first;
+            if let Some(part) = extent.part(at..to) {
+                self.adds.push(Run {
+                    start: part.start,
+                    len: part.len(),
+                });
+                pieces.insert(first + at, Piece::Blocks(part));
+            }
+            if block < end {
+                self.unused.push(Run {
+                    start: extent.start + to,
+                    len: 1,
+                });
+            }
+            at = to + 1;
+        }
+    }
+
+    /// Writes whole blocks, in order, to neighbouring free blocks where there are.
+    fn write_blocks(
+        &mut self,
+        full: Vec<(u64, Vec<u8>)>,
+        pieces: &mut BTreeMap<u64, Piece>,
+    ) -> Result<()> {
+        let mut left = full.len() as u64;
+        let mut run = Run { start: 0, len: 0 };
+        let mut open: Option<(u64, u64, Vec<u32>)> = None;
+        for (block, bytes) in full {
+            if run.len == 0 {
+                run = self.cask.alloc.allocate(left).ok_or_else(out_of_space)?;
+                self.adds.push(run);
+            }
+            let (place, sum) = (run.start, crc(&bytes));
+            self.gather(place, &bytes)?;
+            run = Run {
+                start: run.start + 1,
+                len: run.len - 1,
+            };
+            left -= 1;
+            match &mut open {
+                Some((first, start, crcs))
+                    if *first + crcs.len() as u64 == block
+                        && *start + crcs.len() as u64 == place =>
+                {
+                    crcs.push(sum);
+                }
+                _ => {
+                    if let Some((first, start, crcs)) = open.replace((block, place, vec![sum])) {
+                        pieces.insert(
+                            first,
+                            Piece::Blocks(Extent {
+                                start,
+                                crcs: crcs.into(),
+                            }),
+                        );
+                    }
+                }
+            }
+        }
+        if let Some((first, start, crcs)) = open {
+            pieces.insert(
+                first,
+                Piece::Blocks(Extent {
+                    start,
+                    crcs: crcs.into(),
+                }),
+            );
+        }
+        Ok(())
+    }
+
+    /// Takes what stands in the tree for the blocks in `gone` out of it, freeing its blocks.
+    fn replace(
+        &mut self,
+        number: Number,
+        mut gone: Vec<Range<u64>>,
+        snapshot: &Snapshot,
+        edits: &mut BTreeMap<Key, Option<Value>>,
+    ) -> Result<()> {
+        gone.sort_by_key(|range| range.start);
+        gone.dedup_by(|next, range| {
+            let joined = next.start <= range.end;
+            if joined {
+                range.end = range.end.max(next.end);
+            }
+            joined
+        });
+        let mut items: BTreeMap<u64, (Option<u64>, Vec<u32>)> = BTreeMap::new();
+        for range in &gone {
+            self.cask
+                .tree_content(snapshot, number, range.clone(), &mut |first, record| {
+                    match record {
+                        ContentRecord::Inline(_) => items.insert(first, (None, Vec::new())),
+                        ContentRecord::Extent { start, crcs } => {
+                            items.insert(first, (Some(start), decode_crcs(crcs).collect()))
+                        }
+                    };
+                    Ok(true)
+                })?;
+        }
+        for (first, (start, crcs)) in items {
+            edits.insert(Key::new(number, Kind::Data, first), None);
+            let Some(start) = start else { continue };
+            let extent = Extent {
+                start,
+                crcs: crcs.into(),
+            };
+            let end = first + extent.len();
+            let mut at = first;
+            let touching = gone
+                .get(gone.partition_point(|r| r.end <= first)..)
+                .unwrap_or_default();
+            for range in touching.iter().take_while(|r| r.start < end) {
+                self.keep(number, &extent, first, at..range.start.max(at), edits);
+                let cut = range.start.max(first)..range.end.min(end);
+                self.frees.push(Run {
+                    start: start + (cut.start - first),
+                    len: cut.end - cut.start,
+                });
+                at = cut.end;
+            }
+            self.keep(number, &extent, first, at..end, edits);
+        }
+        Ok(())
+    }
+
+    /// Puts what is left of an extent of the tree.
+    fn keep(
+        &self,
+        number: Number,
+        extent: &Extent,
+        first: u64,
+        blocks: Range<u64>,
+        edits: &mut BTreeMap<Key, Option<Value>>,
+    ) {
+        if let Some(part) =
+            extent.part(blocks.start.saturating_sub(first)..blocks.end.saturating_sub(first))
+        {
+            edits.insert(
+                Key::new(number, Kind::Data, blocks.start),
+                Some(encode(&part)),
+            );
+        }
+    }
+
+    fn put_pieces(
+        &self,
+        number: Number,
+        pieces: BTreeMap<u64, Piece>,
+        edits: &mut BTreeMap<Key, Option<Value>>,
+    ) {
+        let most = self.cask.geometry.extent_max();
+        for (first, piece) in pieces {
+            match piece {
+                Piece::Inline(bytes) => {
+                    let value = ContentRecord::Inline(&bytes).encode();
+                    edits.insert(Key::new(number, Kind::Data, first), Some(value.into()));
+                }
+                Piece::Blocks(extent) => {
+                    let mut at = 0;
+                    while let Some(part) = extent.part(at..(at + most).min(extent.len())) {
+                        edits.insert(
+                            Key::new(number, Kind::Data, first + at),
+                            Some(encode(&part)),
+                        );
+                        at += part.len();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes bytes to be written at a block, together with those of its neighbours.
+    fn gather(&mut self, block: u64, bytes: &[u8]) -> Result<()> {
+        let geometry = self.cask.geometry;
+        let next = self.gathered_at + self.gathered.len() as u64 / geometry.block();
+        if block != next || self.gathered.len() >= GATHER {
+            self.flush()?;
+            self.gathered_at = block;
+        }
+        self.gathered.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if !self.gathered.is_empty() {
+            let offset = self.cask.geometry.offset(self.gathered_at);
+            self.cask
+                .device
+                .write_at(offset, &self.gathered)
+                .map_err(Error::io("writing a checkpoint"))?;
+            self.gathered.clear();
+        }
+        Ok(())
+    }
+}
+
+fn encode(extent: &Extent) -> Value {
+    let crcs: Vec<u8> = extent
+        .crcs
+        .iter()
+        .flat_map(|sum| sum.to_le_bytes())
+        .collect();
+    ContentRecord::Extent {
+        start: extent.start,
+        crcs: &crcs,
+    }
+    .encode()
+    .into()
+}
+
+fn out_of_space() -> Error {
+    Error::Failed("a checkpoint found fewer free blocks than were set aside for it".to_owned())
+}
+
+impl<D: Device> PageStore for Build<'_, D> {
+    fn allocate(&mut self) -> Result<u64> {
+        if self.ahead.len == 0 {
+            self.ahead = self.cask.alloc.allocate(16).ok_or_else(out_of_space)?;
+        }
+        let block = self.ahead.start;
+        self.ahead = Run {
+            start: block + 1,
+            len: self.ahead.len - 1,
+        };
+        match self.adds.last_mut() {
+            Some(run) if run.start + run.len == block => run.len += 1,
+            _ => self.adds.push(Run {
+                start: block,
+                len: 1,
+            }),
+        }
+        Ok(block)
+    }
+
+    fn write(&mut self, block: u64, page: Page) -> Result<()> {
+        self.gather(block, page.bytes())?;
+        self.cask.tree.remember(block, page);
+        Ok(())
+    }
+
+    fn free(&mut self, block: u64) {
+        match self.frees.last_mut() {
+            Some(run) if run.start + run.len == block => run.len += 1,
+            _ => self.frees.push(Run {
+                start: block,
+                len: 1,
+            }),
+        }
+    }
+}
+
+/// The root a superblock names.
+pub(super) fn root_of(superblock: &SuperblockRecord) -> Root {
+    let height = superblock.height.get();
+    let page = (height > 0).then(|| crate::format::page::PagePtr {
+        block: superblock.root_block.get(),
+        crc: superblock.root_crc.get(),
+    });
+    Root {
+        page,
+        height,
+        pages: superblock.pages.get(),
+    }
+}

@@ -1,0 +1,398 @@
+//! What changed since a checkpoint, in memory.
+//!
+//! Items are a sorted map. Content is kept as patches: bytes of a block that are known, over
+//! whatever the layer below holds there. So applying a record never reads anything, and replay after
+//! a crash costs the same whatever the size of the tree.
+//!
+//! Invariant: [`Overlay::apply`] is the only way in, for a running operation and for replay alike,
+//! so both arrive at the same state.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::alloc::Run;
+use crate::error::{Error, Result};
+use crate::format::key::Number;
+use crate::format::page::CELL_OVERHEAD;
+use crate::format::wal::{Change, decode_crcs};
+use crate::format::{Geometry, Key};
+use crate::tree::Value;
+
+/// Bytes of a content item beside its payload.
+const CONTENT_OVERHEAD: usize = CELL_OVERHEAD + 9;
+
+/// What the next checkpoint may need for a set of changes, at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Places of the tree that are touched.
+    pub keys: u64,
+    /// Bytes that are added to the tree.
+    pub bytes: u64,
+    /// Blocks of content.
+    pub blocks: u64,
+}
+
+impl Cost {
+    /// The sum of two.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            keys: self.keys + other.keys,
+            bytes: self.bytes + other.bytes,
+            blocks: self.blocks + other.blocks,
+        }
+    }
+
+    fn minus(self, other: Self) -> Self {
+        Self {
+            keys: self.keys.saturating_sub(other.keys),
+            bytes: self.bytes.saturating_sub(other.bytes),
+            blocks: self.blocks.saturating_sub(other.blocks),
+        }
+    }
+}
+
+/// The known bytes of one block.
+#[derive(Clone, Debug, Default)]
+pub struct Chunk {
+    data: Vec<u8>,
+    /// Sorted, disjoint, not touching.
+    known: Vec<Range<usize>>,
+}
+
+impl Chunk {
+    /// Makes `bytes` known at `at`.
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        let end = at + bytes.len();
+        if self.data.len() < end {
+            self.data.resize(end, 0);
+        }
+        if let Some(place) = self.data.get_mut(at..end) {
+            place.copy_from_slice(bytes);
+        }
+        let (mut start, mut stop) = (at, end);
+        self.known.retain(|range| {
+            let apart = range.end < start || range.start > stop;
+            if !apart {
+                start = start.min(range.start);
+                stop = stop.max(range.end);
+            }
+            apart
+        });
+        let index = self.known.partition_point(|range| range.start < start);
+        self.known.insert(index, start..stop);
+    }
+
+    /// The known ranges with their bytes.
+    pub fn pieces(&self) -> impl Iterator<Item = (Range<usize>, &[u8])> {
+        self.known
+            .iter()
+            .filter_map(|range| Some((range.clone(), self.data.get(range.clone())?)))
+    }
+
+    fn end(&self) -> usize {
+        self.data.len()
+    }
+}
+
+/// Blocks of a content that stand in the container already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// First block in the container.
+    pub start: u64,
+    /// CRC-32C of each block.
+    pub crcs: Arc<[u32]>,
+}
+
+impl Extent {
+    /// Number of blocks.
+    pub fn len(&self) -> u64 {
+        self.crcs.len() as u64
+    }
+
+    /// The blocks `range`, counted from the extent's first; `None` when there is none.
+    pub fn part(&self, range: Range<u64>) -> Option<Self> {
+        let crcs = self
+            .crcs
+            .get(range.start as usize..range.end as usize)
+            .filter(|c| !c.is_empty())?;
+        Some(Self {
+            start: self.start + range.start,
+            crcs: crcs.into(),
+        })
+    }
+}
+
+/// The changes of one content.
+#[derive(Clone, Debug, Default)]
+pub struct Content {
+    /// Blocks from this one on hold nothing of the layers below.
+    pub floor: Option<u64>,
+    /// Known bytes by block.
+    pub chunks: BTreeMap<u64, Chunk>,
+    /// Blocks in place, by first block of the content; under the chunks.
+    pub extents: BTreeMap<u64, Extent>,
+}
+
+impl Content {
+    /// The extent that holds `block`, with the block's index in it.
+    pub fn extent_at(&self, block: u64) -> Option<(&Extent, u64)> {
+        let (first, extent) = self.extents.range(..=block).next_back()?;
+        let index = block - first;
+        (index < extent.len()).then_some((extent, index))
+    }
+
+    /// Whether nothing of the layers below shows at `block`.
+    pub fn hides(&self, block: u64) -> bool {
+        self.floor.is_some_and(|floor| block >= floor)
+    }
+}
+
+/// All changes since a checkpoint.
+#[derive(Debug)]
+pub struct Overlay {
+    geometry: Geometry,
+    /// Numbers from this one on were given out in this layer: nothing below knows them.
+    born: Number,
+    /// Items; `None` when gone.
+    pub items: BTreeMap<Key, Option<Value>>,
+    /// Contents with changes.
+    pub contents: BTreeMap<Number, Content>,
+    /// Blocks that were in place and given up again.
+    pub dropped: Vec<Run>,
+    /// What a checkpoint of this layer may need.
+    pub cost: Cost,
+    /// Content or items of layers below were given up.
+    pub releases: bool,
+}
+
+impl Overlay {
+    /// An empty layer; `born` is the next number to be given out.
+    pub fn new(geometry: Geometry, born: Number) -> Self {
+        Self {
+            geometry,
+            born,
+            items: BTreeMap::new(),
+            contents: BTreeMap::new(),
+            dropped: Vec::new(),
+            cost: Cost::default(),
+            releases: false,
+        }
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.contents.is_empty() && self.dropped.is_empty()
+    }
+
+    /// About how many bytes of memory the layer takes.
+    pub fn memory(&self) -> u64 {
+        self.cost.bytes + self.cost.blocks * self.geometry.block() + self.cost.keys * 64
+    }
+
+    /// Applies one change. Counters, growth and label are the caller's.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when a record asks for what no operation writes.
+    pub fn apply(&mut self, change: &Change<'_>) -> Result<()> {
+        match change {
+            Change::Put(key, value) => self.put(*key, Some(Value::from(*value))),
+            Change::Del(key) => self.put(*key, None),
+            Change::Write(content, offset, bytes) => self.write(*content, *offset, bytes)?,
+            Change::Extent {
+                content,
+                block,
+                start,
+                crcs,
+            } => {
+                let crcs: Arc<[u32]> = decode_crcs(crcs).collect();
+                self.place(
+                    *content,
+                    *block,
+                    Extent {
+                        start: *start,
+                        crcs,
+                    },
+                )?;
+            }
+            Change::Truncate(content, len) => self.truncate(*content, *len)?,
+            Change::Drop(content) => self.truncate(*content, 0)?,
+            Change::Counters { .. } | Change::Grow(_) | Change::Label(_) => {}
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, key: Key, value: Option<Value>) {
+        let cost = |value: &Option<Value>| Cost {
+            keys: 1,
+            bytes: value
+                .as_ref()
+                .map_or(0, |v| (v.len() + CELL_OVERHEAD) as u64),
+            blocks: 0,
+        };
+        self.releases |= value.is_none();
+        self.cost = self.cost.plus(cost(&value));
+        if let Some(old) = self.items.insert(key, value) {
+            self.cost = self.cost.minus(cost(&old));
+        }
+    }
+
+    fn content(&mut self, number: Number) -> &mut Content {
+        let floor = (number >= self.born).then_some(0);
+        let cost = &mut self.cost;
+        self.contents.entry(number).or_insert_with(|| {
+            *cost = cost.plus(Cost {
+                keys: 2,
+                bytes: 0,
+                blocks: 0,
+            });
+            Content {
+                floor,
+                ..Content::default()
+            }
+        })
+    }
+
+    fn chunk_cost(geometry: &Geometry, content: &Content, block: u64) -> Cost {
+        let Some(chunk) = content.chunks.get(&block) else {
+            return Cost::default();
+        };
+        let alone = content.hides(block) && content.extent_at(block).is_none();
+        if alone && chunk.end() <= geometry.inline_max() {
+            Cost {
+                keys: 1,
+                bytes: (chunk.end() + CONTENT_OVERHEAD) as u64,
+                blocks: 0,
+            }
+        } else {
+            Cost {
+                keys: 3,
+                bytes: 3 * CONTENT_OVERHEAD as u64 + 4,
+                blocks: 1,
+            }
+        }
+    }
+
+    /// Changes the chunk at `block` and keeps the account.
+    fn patch(&mut self, number: Number, block: u64, at: usize, bytes: &[u8]) {
+        let geometry = self.geometry;
+        let content = self.content(number);
+        let before = Self::chunk_cost(&geometry, content, block);
+        content.chunks.entry(block).or_default().write(at, bytes);
+        let after = Self::chunk_cost(&geometry, content, block);
+        self.cost = self.cost.minus(before).plus(after);
+    }
+
+    fn write(&mut self, number: Number, offset: u64, mut bytes: &[u8]) -> Result<()> {
+        let end = offset.checked_add(bytes.len() as u64);
+        if end.is_none_or(|end| end > crate::limits::FILE_SIZE_MAX) {
+            return Err(Error::corrupt(
+                "a log record that writes past the largest file",
+                0,
+            ));
+        }
+        let size = self.geometry.block();
+        let mut offset = offset;
+        while !bytes.is_empty() {
+            let at = (offset % size) as usize;
+            let take = bytes.len().min(self.geometry.block_len() - at);
+            let (piece, rest) = bytes.split_at(take);
+            self.patch(number, offset / size, at, piece);
+            offset += take as u64;
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, number: Number, block: u64, extent: Extent) -> Result<()> {
+        let end = block
+            .checked_add(extent.len())
+            .filter(|end| *end <= crate::limits::FILE_SIZE_MAX);
+        let end = end.ok_or_else(|| {
+            Error::corrupt("a log record that places blocks past the largest file", 0)
+        })?;
+        self.clear(number, block..end);
+        self.releases = true;
+        self.cost = self.cost.plus(self.extent_cost(extent.len()));
+        self.content(number).extents.insert(block, extent);
+        Ok(())
+    }
+
+    fn extent_cost(&self, blocks: u64) -> Cost {
+        let items = blocks.div_ceil(self.geometry.extent_max()) + 2;
+        Cost {
+            keys: items,
+            bytes: 4 * blocks + items * CONTENT_OVERHEAD as u64,
+            blocks: 0,
+        }
+    }
+
+    /// Forgets what this layer holds in a range of blocks.
+    fn clear(&mut self, number: Number, range: Range<u64>) {
+        let geometry = self.geometry;
+        let content = self.content(number);
+        let blocks: Vec<u64> = content
+            .chunks
+            .range(range.clone())
+            .map(|(block, _)| *block)
+            .collect();
+        let mut given = Cost::default();
+        for block in blocks {
+            given = given.plus(Self::chunk_cost(&geometry, content, block));
+            content.chunks.remove(&block);
+        }
+        let from = content
+            .extents
+            .range(..=range.start)
+            .next_back()
+            .map_or(range.start, |(first, _)| *first);
+        let touched: Vec<u64> = content
+            .extents
+            .range(from..range.end)
+            .filter(|(first, extent)| **first + extent.len() > range.start)
+            .map(|(first, _)| *first)
+            .collect();
+        let mut dropped = Vec::new();
+        for first in touched {
+            let Some(extent) = content.extents.remove(&first) else {
+                continue;
+            };
+            let from = range.start.saturating_sub(first).min(extent.len());
+            let to = (range.end - first).min(extent.len());
+            dropped.push(Run {
+                start: extent.start + from,
+                len: to - from,
+            });
+            if let Some(head) = extent.part(0..from) {
+                content.extents.insert(first, head);
+            }
+            if let Some(tail) = extent.part(to..extent.len()) {
+                content.extents.insert(first + to, tail);
+            }
+        }
+        // The heads and tails are already paid for by the extent they were part of.
+        self.dropped.extend(dropped);
+        self.cost = self.cost.minus(given);
+    }
+
+    fn truncate(&mut self, number: Number, len: u64) -> Result<()> {
+        if len > crate::limits::FILE_SIZE_MAX {
+            return Err(Error::corrupt(
+                "a log record that truncates past the largest file",
+                0,
+            ));
+        }
+        let floor = len.div_ceil(self.geometry.block());
+        self.clear(number, floor..u64::MAX);
+        self.releases = true;
+        let content = self.content(number);
+        content.floor = Some(content.floor.map_or(floor, |old| old.min(floor)));
+        // The rest of the last block reads as zeros when the file grows again.
+        let at = (len % self.geometry.block()) as usize;
+        if at != 0 {
+            let zeros = vec![0; self.geometry.block_len() - at];
+            self.patch(number, len / self.geometry.block(), at, &zeros);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,562 @@
+//! Making a container, and opening one after whatever happened to it.
+//!
+//! Recovery is a type: [`Unrecovered`] has read a superblock and nothing else can be done with it
+//! than to recover it. Invariant: recovery writes nothing before its first checkpoint (I6), so a
+//! crash during recovery leaves the same container to be recovered.
+
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::{Mutex, RwLock};
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::checkpoint::{padded, root_of};
+use super::overlay::Overlay;
+use super::{Cask, Snapshot, State};
+use crate::alloc::{Allocator, Run};
+use crate::clock::Timestamp;
+use crate::device::Device;
+use crate::device::control::{Control, removed};
+use crate::error::{Error, Result};
+use crate::format::checksum::{Digest, Keys, crc};
+use crate::format::item::InodeRecord;
+use crate::format::key::ROOT;
+use crate::format::superblock::{
+    FLAG_FILLED, FLAG_FIXED, MAGIC, Rejected, SPACING, SUPERBLOCK_COPIES, SUPERBLOCK_LEN,
+    SuperblockRecord, VERSION,
+};
+use crate::format::wal::{Change, Changes, decode_crcs, records};
+use crate::format::{FileKind, Geometry, Key};
+use crate::limits::{WAL_DEFAULT, WAL_MAX, WAL_MIN};
+use crate::tree::Tree;
+use crate::wal::{Mark, Replay, Wal, replay};
+
+/// Memory for tree pages.
+const CACHE_BYTES: usize = 64 << 20;
+/// A container that grows starts with room for this many bytes beside its log.
+const FIRST_ROOM: u64 = 8 << 20;
+
+/// How a container is made.
+#[derive(Clone, Debug)]
+pub struct FormatOptions {
+    /// Bytes in a block.
+    pub block_size: u32,
+    /// Blocks in all; `None`: the container grows as needed.
+    pub blocks: Option<u64>,
+    /// Write every block now.
+    pub fill: bool,
+    /// Most inodes, the root included; `None`: no bound.
+    pub files: Option<u64>,
+    /// Label, at most 64 bytes.
+    pub label: Vec<u8>,
+    /// Bytes of the log ring; `None`: an eighth of the cask, at most 64 MiB.
+    pub wal_bytes: Option<u64>,
+    /// Random identity.
+    pub uuid: [u8; 16],
+    /// Random secret.
+    pub secret: [u8; 32],
+    /// Bytes between superblock copies: 65,536; tests go down to 512.
+    pub superblock_spacing: u32,
+    /// Permissions of the root directory.
+    pub root_mode: u32,
+    /// Owner of the root directory.
+    pub root_uid: u32,
+    /// Group of the root directory.
+    pub root_gid: u32,
+    /// The time now.
+    pub now: Timestamp,
+}
+
+impl Default for FormatOptions {
+    fn default() -> Self {
+        Self {
+            block_size: crate::limits::BLOCK_SIZE_DEFAULT,
+            blocks: None,
+            fill: false,
+            files: None,
+            label: Vec::new(),
+            wal_bytes: None,
+            uuid: [0; 16],
+            secret: [0; 32],
+            superblock_spacing: SPACING,
+            root_mode: 0o755,
+            root_uid: 0,
+            root_gid: 0,
+            now: Timestamp::default(),
+        }
+    }
+}
+
+/// How a container is opened.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// Nothing is written, not even what recovery would.
+    pub read_only: bool,
+    /// Bytes between superblock copies, if not 65,536; used where copy 0 cannot tell.
+    pub superblock_spacing: Option<u32>,
+}
+
+impl FormatOptions {
+    fn wal_len(&self) -> u64 {
+        let block = u64::from(self.block_size);
+        let eighth = self
+            .blocks
+            .map_or(WAL_DEFAULT, |blocks| blocks.saturating_mul(block) / 8);
+        let len = self
+            .wal_bytes
+            .unwrap_or_else(|| eighth.clamp(WAL_MIN, WAL_DEFAULT));
+        len / block.max(4096) * block.max(4096)
+    }
+
+    fn check(&self) -> Result<(Geometry, u64)> {
+        let tiny = self.superblock_spacing < SPACING;
+        let least = if tiny {
+            512
+        } else {
+            crate::limits::BLOCK_SIZE_MIN
+        };
+        if !self.block_size.is_power_of_two()
+            || !(least..=crate::limits::BLOCK_SIZE_MAX).contains(&self.block_size)
+        {
+            return Err(Error::invalid(format!(
+                "a block size of {} bytes is not a power of two from 1024 to 65536",
+                self.block_size
+            )));
+        }
+        if self.label.len() > crate::limits::LABEL_MAX {
+            return Err(Error::invalid(format!(
+                "the label has {} bytes; at most {} fit",
+                self.label.len(),
+                crate::limits::LABEL_MAX
+            )));
+        }
+        if self.fill && self.blocks.is_none() {
+            return Err(Error::invalid(
+                "--fill needs --blocks: a cask that grows cannot be filled in advance",
+            ));
+        }
+        if self.files == Some(0) {
+            return Err(Error::invalid(
+                "a cask holds at least one file: its root directory",
+            ));
+        }
+        if !tiny
+            && self
+                .wal_bytes
+                .is_some_and(|len| !(WAL_MIN..=WAL_MAX).contains(&len))
+        {
+            return Err(Error::invalid(format!(
+                "a log has {WAL_MIN} to {WAL_MAX} bytes"
+            )));
+        }
+        let wal_len = if tiny {
+            self.wal_bytes.unwrap_or(8 * u64::from(self.block_size))
+        } else {
+            self.wal_len()
+        };
+        let geometry = Geometry {
+            block_size: self.block_size,
+            spacing: self.superblock_spacing,
+            wal_len,
+        };
+        let blocks = self.blocks.unwrap_or_else(|| {
+            geometry.first_block() + 2 + FIRST_ROOM.div_ceil(geometry.block()).max(64)
+        });
+        geometry.check(blocks)?;
+        Ok((geometry, blocks))
+    }
+}
+
+impl<D: Device> Cask<D> {
+    /// Makes a container on `device`, which is empty or may be overwritten.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for impossible options; I/O errors, `StorageFull` among them.
+    pub fn format(device: &D, options: &FormatOptions) -> Result<()> {
+        let (geometry, blocks) = options.check()?;
+        let len = geometry.offset(blocks);
+        device
+            .set_len(0)
+            .map_err(Error::io("emptying the container"))?;
+        device
+            .set_len(len)
+            .map_err(Error::io("setting the container's length"))?;
+        device
+            .allocate(0, len)
+            .map_err(Error::io("reserving the container's space"))?;
+        // The log is written even where the rest is only reserved: no write to it can fail for space
+        // or need a new extent.
+        let filled = if options.fill {
+            0..len
+        } else {
+            geometry.wal_offset()..geometry.offset(geometry.first_block())
+        };
+        let zeros = vec![0; 1 << 20];
+        let mut at = filled.start;
+        while at < filled.end {
+            let take = zeros.len().min((filled.end - at) as usize);
+            device
+                .write_at(at, zeros.get(..take).unwrap_or_default())
+                .map_err(Error::io("writing zeros"))?;
+            at += take as u64;
+        }
+
+        let keys = Keys::derive(&options.secret);
+        let alloc = Allocator::empty(geometry, blocks);
+        let page_run = alloc.allocate(1).ok_or(Error::NoSpace)?;
+        let now = options.now.into();
+        let root_inode = InodeRecord {
+            mode: (FileKind::Directory.mode_bits() | options.root_mode & 0o7777).into(),
+            uid: options.root_uid.into(),
+            gid: options.root_gid.into(),
+            nlink: 2.into(),
+            size: 0.into(),
+            content: ROOT.into(),
+            parent: ROOT.into(),
+            name_hash: 0.into(),
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            rdev: 0.into(),
+            flags: 0.into(),
+            reserved: 0.into(),
+        };
+        let cells = [(Key::inode(ROOT), root_inode.as_bytes())];
+        let page = crate::format::page::Page::build(
+            geometry.block_len(),
+            0,
+            page_run.start,
+            1,
+            cells.into_iter(),
+        )?;
+        device
+            .write_at(geometry.offset(page_run.start), page.bytes())
+            .map_err(Error::io("writing the root page"))?;
+        let plan = alloc.plan(vec![page_run], Vec::new(), 1, &keys)?;
+        alloc.write(device, &plan)?;
+
+        let mut superblock = SuperblockRecord::new_zeroed();
+        superblock.magic = MAGIC;
+        superblock.version = VERSION.into();
+        superblock.uuid = options.uuid;
+        superblock.secret = options.secret;
+        superblock.label = padded(&options.label);
+        superblock.block_size = geometry.block_size.into();
+        superblock.spacing = geometry.spacing.into();
+        let fixed = if options.blocks.is_some() {
+            FLAG_FIXED
+        } else {
+            0
+        };
+        superblock.flags = (fixed | if options.fill { FLAG_FILLED } else { 0 }).into();
+        superblock.height = 1.into();
+        superblock.blocks = blocks.into();
+        superblock.files_limit = options.files.unwrap_or(0).into();
+        superblock.wal_len = geometry.wal_len.into();
+        superblock.generation = 1.into();
+        superblock.wal_lsn = 1.into();
+        superblock.wal_digest = keys.seed(1, &Digest::default());
+        superblock.root_block = page_run.start.into();
+        superblock.root_crc = crc(page.bytes()).into();
+        superblock.pages = 1.into();
+        superblock.alloc_slot = 1.into();
+        superblock.alloc_digest = plan.root_digest;
+        superblock.next_number = (ROOT + 1).into();
+        superblock.files = 1.into();
+        superblock.created = now;
+        device
+            .sync()
+            .map_err(Error::io("syncing the new container"))?;
+        // Both pairs of copies hold generation 1, so that one damaged pair does not matter.
+        for copy in 0..SUPERBLOCK_COPIES {
+            device
+                .write_at(geometry.superblock_offset(copy), &superblock.encode())
+                .map_err(Error::io("writing a superblock"))?;
+        }
+        device
+            .sync()
+            .map_err(Error::io("syncing the new container"))
+    }
+
+    /// Opens a container, recovering it if it was not closed in order.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it is no cask or one this program cannot use; [`Error::Corrupt`]; I/O
+    /// errors.
+    pub fn open(device: D, options: OpenOptions) -> Result<Self> {
+        Unrecovered::load(device, &options)?.recover(options.read_only)
+    }
+}
+
+/// A container whose superblock was read, and of which nothing else is believed yet.
+pub struct Unrecovered<D> {
+    device: D,
+    superblock: SuperblockRecord,
+    geometry: Geometry,
+    /// Copies that did not verify.
+    damaged_copies: u32,
+}
+
+impl<D: Device> Unrecovered<D> {
+    /// Finds the newest superblock.
+    ///
+    /// # Errors
+    /// As [`Cask::open`].
+    pub fn load(device: D, options: &OpenOptions) -> Result<Self> {
+        let len = device
+            .len()
+            .map_err(Error::io("asking for the container's length"))?;
+        let mut best: Option<SuperblockRecord> = None;
+        let mut worst = Rejected::Foreign;
+        let mut damaged_copies = 0;
+        let copy_zero = read_copy(&device, 0, len)?;
+        let spacing = match copy_zero {
+            Ok(superblock) => superblock.spacing.get(),
+            Err(_) => options.superblock_spacing.unwrap_or(SPACING),
+        };
+        for copy in 0..SUPERBLOCK_COPIES {
+            match read_copy(&device, copy * u64::from(spacing), len)? {
+                Ok(found)
+                    if best.is_none_or(|best| best.generation.get() < found.generation.get()) =>
+                {
+                    best = Some(found);
+                }
+                Ok(_) => {}
+                Err(why) => {
+                    damaged_copies += 1;
+                    if worst == Rejected::Foreign {
+                        worst = why;
+                    }
+                }
+            }
+        }
+        let Some(superblock) = best else {
+            return Err(match worst {
+                Rejected::Foreign => Error::invalid("not a cask; make one with `caskfs mkfs`"),
+                Rejected::Newer(version) => Error::invalid(format!(
+                    "a cask of format {version}, but this program knows only up to {VERSION}; use a newer caskfs"
+                )),
+                Rejected::Features(mask) => Error::invalid(format!(
+                    "a cask with features this program does not know ({mask:#x}); use a newer caskfs"
+                )),
+                Rejected::Damaged => Error::corrupt("no superblock copy that verifies", 0),
+            });
+        };
+        let geometry = Geometry::of(&superblock);
+        let layout = geometry.offset(superblock.blocks.get());
+        geometry
+            .check(superblock.blocks.get())
+            .map_err(|_| Error::corrupt("an impossible layout", 0))?;
+        if len < layout {
+            return Err(Error::invalid(format!(
+                "the container is cut off: {len} bytes of {layout}; restore it from a copy"
+            )));
+        }
+        Ok(Self {
+            device,
+            superblock,
+            geometry,
+            damaged_copies,
+        })
+    }
+
+    /// The newest superblock.
+    pub fn superblock(&self) -> &SuperblockRecord {
+        &self.superblock
+    }
+
+    /// How many of the four superblock copies do not verify.
+    pub fn damaged_copies(&self) -> u32 {
+        self.damaged_copies
+    }
+
+    /// Replays the log over the newest checkpoint; writes a checkpoint if there was anything to
+    /// replay or to reject, unless `read_only`.
+    ///
+    /// # Errors
+    /// As [`Cask::open`].
+    pub fn recover(self, read_only: bool) -> Result<Cask<D>> {
+        let Self {
+            device,
+            superblock,
+            geometry,
+            ..
+        } = self;
+        let device = Arc::new(device);
+        let keys = Keys::derive(&superblock.secret);
+        let generation = superblock.generation.get();
+        let alloc = Allocator::load(
+            &*device,
+            geometry,
+            superblock.blocks.get(),
+            superblock.alloc_slot.get(),
+            &superblock.alloc_digest,
+            &keys,
+        )?;
+        let mark = Mark {
+            position: superblock.wal_position.get(),
+            next: superblock.wal_lsn.get(),
+            chain: superblock.wal_digest,
+        };
+        let log = replay(&*device, geometry, &keys, mark, generation)?;
+        let mut state = State {
+            active: Overlay::new(geometry, superblock.next_number.get()),
+            frozen: None,
+            frozen_pledge: 0,
+            snapshot: Arc::new(Snapshot {
+                root: root_of(&superblock),
+                generation,
+            }),
+            next_number: superblock.next_number.get(),
+            files: superblock.files.get(),
+            label: superblock.label().to_vec(),
+            superblock,
+        };
+        let applied = apply_log(&*device, geometry, &alloc, &log, &mut state)?;
+        let damaged = log.lost.is_some() || applied.end.next <= log.durable;
+        let why = match (damaged, read_only) {
+            (true, _) => Some(
+                "part of its log that was confirmed durable does not verify; run `caskfs fsck`",
+            ),
+            (false, true) => Some(""),
+            (false, false) => None,
+        };
+        let replayed = applied.end.next != mark.next || log.rejected || applied.rejected;
+        let mut end = applied.end;
+        if replayed && !removed(Control::CheckpointAfterRecovery) {
+            // A fresh seed: no frame that was rejected can ever continue the chain.
+            end.chain = keys.seed(generation + 1, &end.chain);
+        }
+        end.position = end.position.next_multiple_of(geometry.wal_unit());
+        let tree = Tree::new(Arc::clone(&device), geometry, CACHE_BYTES);
+        let wal = Wal::new(Arc::clone(&device), geometry, keys.clone(), end, generation);
+        let cask = Cask {
+            device,
+            geometry,
+            keys,
+            fixed: superblock.flags.get() & FLAG_FIXED != 0,
+            files_limit: Some(superblock.files_limit.get()).filter(|limit| *limit > 0),
+            read_only: why,
+            checkpointing: Mutex::new(()),
+            growth: Mutex::new(()),
+            ops: Mutex::new(()),
+            state: RwLock::new(state),
+            alloc: Arc::new(alloc),
+            tree,
+            wal,
+            lingering: Mutex::new(VecDeque::new()),
+            failed: OnceLock::new(),
+            last_commit: AtomicI64::new(0),
+            last_checkpoint: AtomicI64::new(0),
+        };
+        if replayed && cask.read_only.is_none() && !removed(Control::CheckpointAfterRecovery) {
+            cask.checkpoint()?;
+        }
+        Ok(cask)
+    }
+}
+
+fn read_copy<D: Device>(
+    device: &D,
+    offset: u64,
+    len: u64,
+) -> Result<Result<SuperblockRecord, Rejected>> {
+    if offset + SUPERBLOCK_LEN as u64 > len {
+        return Ok(Err(Rejected::Foreign));
+    }
+    let mut bytes = [0; SUPERBLOCK_LEN];
+    device
+        .read_at(offset, &mut bytes)
+        .map_err(Error::io("reading a superblock"))?;
+    Ok(SuperblockRecord::decode(&bytes))
+}
+
+/// How far a log could be applied.
+struct Applied {
+    end: Mark,
+    rejected: bool,
+}
+
+/// Applies records in order, up to the first whose blocks do not verify.
+fn apply_log<D: Device>(
+    device: &D,
+    geometry: Geometry,
+    alloc: &Allocator,
+    log: &Replay,
+    state: &mut State,
+) -> Result<Applied> {
+    let mut end = log.end;
+    for (first, payload) in &log.frames {
+        for (record, lsn) in records(payload)?.into_iter().zip(*first..) {
+            let confirmed = lsn <= log.durable;
+            if !confirmed
+                && !removed(Control::BypassChecksums)
+                && !blocks_hold(device, geometry, record)?
+            {
+                end.next = lsn;
+                return Ok(Applied {
+                    end,
+                    rejected: true,
+                });
+            }
+            for change in Changes(record) {
+                let change = change?;
+                match &change {
+                    Change::Extent { start, crcs, .. } => {
+                        alloc.reserve(Run {
+                            start: *start,
+                            len: decode_crcs(crcs).len() as u64,
+                        })?;
+                    }
+                    Change::Counters { next_number, files } => {
+                        (state.next_number, state.files) = (*next_number, *files);
+                    }
+                    Change::Grow(blocks) if *blocks <= geometry.max_blocks() => alloc.grow(*blocks),
+                    Change::Grow(_) => {
+                        return Err(Error::corrupt(
+                            "a log record that grows past the largest cask",
+                            0,
+                        ));
+                    }
+                    Change::Label(label) => state.label = label.to_vec(),
+                    _ => {}
+                }
+                state.active.apply(&change)?;
+            }
+        }
+    }
+    Ok(Applied {
+        end,
+        rejected: false,
+    })
+}
+
+/// Whether the blocks that a record refers to hold what it says.
+fn blocks_hold<D: Device>(device: &D, geometry: Geometry, record: &[u8]) -> Result<bool> {
+    let len = device
+        .len()
+        .map_err(Error::io("asking for the container's length"))?;
+    let mut bytes = vec![0; geometry.block_len()];
+    for change in Changes(record) {
+        let (start, crcs) = match change? {
+            Change::Extent { start, crcs, .. } => (start, crcs),
+            Change::Grow(blocks) if geometry.offset(blocks) > len => return Ok(false),
+            _ => continue,
+        };
+        for (sum, block) in decode_crcs(crcs).zip(start..) {
+            let offset = geometry.offset(block);
+            if offset.saturating_add(geometry.block()) > len {
+                return Ok(false);
+            }
+            device
+                .read_at(offset, &mut bytes)
+                .map_err(Error::io("reading data the log refers to"))?;
+            if crc(&bytes) != sum {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}

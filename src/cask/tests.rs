@@ -1,0 +1,311 @@
+//! The engine against a plain map: items and contents, across checkpoints and re-openings.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::device::MemoryDevice;
+use crate::format::{Key, Kind};
+
+/// Splitmix64.
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}
+
+fn tiny(block_size: u32, blocks: u64, ring: u64) -> FormatOptions {
+    FormatOptions {
+        block_size,
+        blocks: Some(blocks),
+        wal_bytes: Some(ring * u64::from(block_size)),
+        superblock_spacing: 512,
+        secret: [7; 32],
+        ..FormatOptions::default()
+    }
+}
+
+fn fresh(options: &FormatOptions) -> (MemoryDevice, Cask<MemoryDevice>) {
+    let device = MemoryDevice::new();
+    Cask::format(&device, options).unwrap();
+    let cask = Cask::open(device.clone(), OpenOptions::default()).unwrap();
+    (device, cask)
+}
+
+#[derive(Default, Clone, PartialEq, Debug)]
+struct Model {
+    items: BTreeMap<Key, Vec<u8>>,
+    contents: BTreeMap<u64, Vec<u8>>,
+}
+
+fn compare(cask: &Cask<MemoryDevice>, model: &Model) {
+    let mut items = BTreeMap::new();
+    let last = Key::new(u64::MAX, Kind::Ttl, u64::MAX);
+    cask.scan(Key::new(2, Kind::Inode, 0), last, &mut |key, value| {
+        if key.kind != Kind::Data {
+            items.insert(key, value.to_vec());
+        }
+        Ok(true)
+    })
+    .unwrap();
+    assert_eq!(items, model.items);
+    for (number, expected) in &model.contents {
+        let mut found = vec![1; expected.len() + 100];
+        cask.read_content(*number, 0, &mut found).unwrap();
+        let (body, rest) = found.split_at(expected.len());
+        if body != expected {
+            let at = body.iter().zip(expected).position(|(a, b)| a != b);
+            panic!(
+                "content {number} of {} bytes differs at {at:?}",
+                expected.len()
+            );
+        }
+        assert!(
+            rest.iter().all(|b| *b == 0),
+            "bytes past the end of content {number}"
+        );
+    }
+}
+
+fn step(
+    cask: &Cask<MemoryDevice>,
+    model: &mut Model,
+    rng: &mut Rng,
+    numbers: &mut Vec<u64>,
+) -> Result<Lsn> {
+    let mut next = model.clone();
+    let pick = |rng: &mut Rng| {
+        numbers
+            .get(rng.below(numbers.len() as u64 + 1) as usize)
+            .copied()
+    };
+    let size = u64::from(cask.block_size());
+    let kind = rng.below(10);
+    let class = if matches!(kind, 7..=9) {
+        Class::Release
+    } else {
+        Class::Grow
+    };
+    let target = pick(rng);
+    let seed = rng.next();
+    let data: Vec<u8> = {
+        let most = if rng.below(4) == 0 {
+            6 * size
+        } else {
+            size / 2
+        };
+        (0..=rng.below(most))
+            .map(|i| (seed >> (i % 8)) as u8 | 1)
+            .collect()
+    };
+    let offset = match (target, rng.below(3)) {
+        (Some(number), 0) => next.contents.get(&number).map_or(0, |c| c.len() as u64),
+        _ => rng.below(8 * size),
+    };
+    let staged = cask.stage(offset, &data)?;
+    let ((number, made), lsn) = cask.transact(class, |tx| {
+        let mut number = target;
+        if number.is_none() {
+            number = Some(tx.new_number());
+        }
+        let number = number.unwrap();
+        match kind {
+            0..=2 => tx.put(
+                Key::new(number, Kind::Inode, seed % 3),
+                data.get(..data.len().min(100)).unwrap(),
+            )?,
+            3..=6 => tx.write_staged(number, &staged),
+            7 => tx.truncate(number, offset),
+            8 => tx.drop_content(number),
+            _ => tx.del(Key::new(number, Kind::Inode, seed % 3)),
+        }
+        Ok((number, target.is_none()))
+    })?;
+    if made {
+        numbers.push(number);
+    }
+    match kind {
+        0..=2 => {
+            next.items.insert(
+                Key::new(number, Kind::Inode, seed % 3),
+                data[..data.len().min(100)].to_vec(),
+            );
+        }
+        3..=6 => {
+            let content = next.contents.entry(number).or_default();
+            let end = offset as usize + data.len();
+            if content.len() < end {
+                content.resize(end, 0);
+            }
+            content[offset as usize..end].copy_from_slice(&data);
+        }
+        7 => {
+            if let Some(content) = next.contents.get_mut(&number) {
+                content.truncate(offset as usize);
+            }
+        }
+        8 => {
+            next.contents.remove(&number);
+            numbers.retain(|n| *n != number);
+        }
+        _ => {
+            next.items.remove(&Key::new(number, Kind::Inode, seed % 3));
+        }
+    }
+    *model = next;
+    Ok(lsn)
+}
+
+fn run(seed: u64, options: &FormatOptions, steps: u64) {
+    let mut rng = Rng(seed);
+    let (device, mut cask) = fresh(options);
+    let mut model = Model::default();
+    let mut numbers = Vec::new();
+    let mut full = 0;
+    for at in 0..steps {
+        match step(&cask, &mut model, &mut rng, &mut numbers) {
+            Ok(lsn) => match rng.below(12) {
+                0 => cask.sync(lsn).unwrap(),
+                1 => cask.checkpoint().unwrap(),
+                2 => {
+                    cask.persist(lsn).unwrap();
+                    drop(cask);
+                    cask = Cask::open(device.clone(), OpenOptions::default()).unwrap();
+                }
+                _ => cask.persist(lsn).unwrap(),
+            },
+            Err(Error::NoSpace) => {
+                full += 1;
+                for number in std::mem::take(&mut numbers) {
+                    cask.transact(Class::Release, |tx| {
+                        tx.drop_content(number);
+                        Ok(())
+                    })
+                    .unwrap();
+                    model.contents.remove(&number);
+                }
+            }
+            Err(error) => panic!("seed {seed}, step {at}: {error}"),
+        }
+        if rng.below(8) == 0 {
+            compare(&cask, &model);
+        }
+    }
+    compare(&cask, &model);
+    cask.close().unwrap();
+    let _ = full;
+    drop(cask);
+    let cask = Cask::open(
+        device,
+        OpenOptions {
+            read_only: true,
+            ..OpenOptions::default()
+        },
+    )
+    .unwrap();
+    compare(&cask, &model);
+}
+
+#[test]
+fn random_operations_on_tiny_casks() {
+    for seed in 0..60 {
+        run(seed, &tiny(512, 200 + 40 * (seed % 7), 4 + seed % 9), 300);
+    }
+    for seed in 100..130 {
+        run(seed, &tiny(1024, 300, 16), 300);
+    }
+}
+
+#[test]
+fn random_operations_on_an_ordinary_cask() {
+    let options = FormatOptions {
+        blocks: Some(4096),
+        secret: [3; 32],
+        ..FormatOptions::default()
+    };
+    for seed in 0..4 {
+        run(seed, &options, 1500);
+    }
+}
+
+#[test]
+fn space_comes_back_when_everything_is_deleted() {
+    let (_, cask) = fresh(&tiny(512, 400, 8));
+    cask.checkpoint().unwrap();
+    let before = cask.stats().free_blocks;
+    let mut numbers = Vec::new();
+    for round in 0..20u64 {
+        loop {
+            let data = vec![round as u8 + 1; 700 + 61 * (numbers.len() % 30)];
+            let made = cask.stage(0, &data).and_then(|staged| {
+                cask.transact(Class::Grow, |tx| {
+                    let number = tx.new_number();
+                    tx.put(Key::inode(number), vec![1; 112])?;
+                    tx.write_staged(number, &staged);
+                    Ok(number)
+                })
+            });
+            match made {
+                Ok((number, _)) => numbers.push(number),
+                Err(Error::NoSpace) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(
+            numbers.len() > 10,
+            "round {round}: only {} files fit",
+            numbers.len()
+        );
+        for number in numbers.drain(..) {
+            cask.transact(Class::Release, |tx| {
+                tx.drop_content(number);
+                tx.del(Key::inode(number));
+                Ok(())
+            })
+            .unwrap();
+        }
+        cask.checkpoint().unwrap();
+        cask.checkpoint().unwrap();
+        assert_eq!(cask.stats().free_blocks, before, "round {round}");
+    }
+}
+
+#[test]
+fn a_growing_cask_grows() {
+    let options = FormatOptions {
+        secret: [3; 32],
+        wal_bytes: Some(1 << 20),
+        ..FormatOptions::default()
+    };
+    let (device, cask) = fresh(&options);
+    let data: Vec<u8> = (0..1 << 20).map(|i: u32| (i >> 7) as u8).collect();
+    let mut numbers = Vec::new();
+    for _ in 0..40 {
+        let staged = cask.stage(0, &data).unwrap();
+        let (number, lsn) = cask
+            .transact(Class::Grow, |tx| {
+                let number = tx.new_number();
+                tx.write_staged(number, &staged);
+                Ok(number)
+            })
+            .unwrap();
+        cask.sync(lsn).unwrap();
+        numbers.push(number);
+    }
+    drop(cask);
+    let cask = Cask::open(device, OpenOptions::default()).unwrap();
+    for number in numbers {
+        let mut found = vec![0; data.len()];
+        cask.read_content(number, 0, &mut found).unwrap();
+        assert!(found == data);
+    }
+}

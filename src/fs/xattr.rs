@@ -1,0 +1,182 @@
+//! Extended attributes.
+//!
+//! An attribute item holds all attributes of one inode whose names have one keyed hash. An inode
+//! without attributes carries no flag for them, so looking for one costs nothing.
+
+use super::inode::{Inode, load, save};
+use crate::cask::{Read, Tx};
+use crate::clock::Timestamp;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::format::item::{FLAG_XATTR, XattrRecord};
+use crate::format::key::Number;
+use crate::format::{FileKind, Key, Kind};
+use crate::limits::{XATTR_NAME_MAX, XATTR_SIZE_MAX};
+
+/// Whether an attribute must or must not exist before it is set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SetMode {
+    /// Either way.
+    #[default]
+    Any,
+    /// `XATTR_CREATE`.
+    Create,
+    /// `XATTR_REPLACE`.
+    Replace,
+}
+
+fn check(inode: &Inode, name: &[u8]) -> Result<()> {
+    if name.is_empty() || name.len() > XATTR_NAME_MAX {
+        return Err(Error::AttributeRange);
+    }
+    let file = matches!(inode.kind(), FileKind::Regular | FileKind::Directory);
+    let space = name
+        .iter()
+        .position(|b| *b == b'.')
+        .and_then(|dot| name.get(..dot));
+    match space {
+        Some(b"user") if !file => Err(Error::NotPermitted(
+            "user attributes belong to files and directories",
+        )),
+        Some(b"user" | b"trusted" | b"security") => Ok(()),
+        _ => Err(Error::NotSupported(
+            "attributes are in user., trusted. or security.",
+        )),
+    }
+}
+
+fn bucket(r: &impl Read, number: Number, name: &[u8]) -> Result<(Key, Vec<XattrRecord>)> {
+    let key = Key::new(number, Kind::Xattr, r.name_hash(name));
+    let entries = r
+        .get(&key)?
+        .map_or(Ok(Vec::new()), |value| XattrRecord::decode_all(&value))?;
+    Ok((key, entries))
+}
+
+/// The value of an attribute.
+///
+/// # Errors
+/// [`Error::NoAttribute`].
+pub fn get(r: &impl Read, inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {
+    if inode.flags & FLAG_XATTR == 0 {
+        return Err(Error::NoAttribute);
+    }
+    let (_, entries) = bucket(r, inode.number, name)?;
+    entries
+        .into_iter()
+        .find(|entry| entry.name == name)
+        .map(|entry| entry.value)
+        .ok_or(Error::NoAttribute)
+}
+
+/// Sets an attribute.
+///
+/// # Errors
+/// [`Error::Exists`] and [`Error::NoAttribute`] as `mode` asks; [`Error::AttributeTooBig`] beyond
+/// 64 KiB; [`Error::NoSpace`] when it is larger than an item can be; [`Error::NotSupported`] for an
+/// unknown namespace.
+pub fn set<D: Device>(
+    tx: &mut Tx<'_, D>,
+    number: Number,
+    name: &[u8],
+    value: &[u8],
+    mode: SetMode,
+    now: Timestamp,
+) -> Result<()> {
+    let mut inode = load(tx, number)?;
+    check(&inode, name)?;
+    if value.len() > XATTR_SIZE_MAX {
+        return Err(Error::AttributeTooBig {
+            max: XATTR_SIZE_MAX,
+        });
+    }
+    let (key, mut entries) = bucket(tx, number, name)?;
+    match (mode, entries.iter_mut().find(|entry| entry.name == name)) {
+        (SetMode::Create, Some(_)) => return Err(Error::Exists),
+        (SetMode::Replace, None) => return Err(Error::NoAttribute),
+        (_, Some(entry)) => entry.value = value.to_vec(),
+        (_, None) => entries.push(XattrRecord {
+            name: name.to_vec(),
+            value: value.to_vec(),
+        }),
+    }
+    tx.put(key, XattrRecord::encode_all(&entries))?;
+    inode.flags |= FLAG_XATTR;
+    inode.ctime = now;
+    save(tx, &inode)
+}
+
+/// The names of all attributes of an inode, in no order that means anything.
+///
+/// # Errors
+/// Those of reading.
+pub fn list(r: &impl Read, inode: &Inode) -> Result<Vec<Vec<u8>>> {
+    let mut names = Vec::new();
+    visit(r, inode, &mut |_, value| {
+        names.extend(
+            XattrRecord::decode_all(value)?
+                .into_iter()
+                .map(|entry| entry.name),
+        );
+        Ok(true)
+    })?;
+    Ok(names)
+}
+
+/// Removes an attribute.
+///
+/// # Errors
+/// [`Error::NoAttribute`].
+pub fn remove<D: Device>(
+    tx: &mut Tx<'_, D>,
+    number: Number,
+    name: &[u8],
+    now: Timestamp,
+) -> Result<()> {
+    let mut inode = load(tx, number)?;
+    check(&inode, name)?;
+    let (key, mut entries) = bucket(tx, number, name)?;
+    let before = entries.len();
+    entries.retain(|entry| entry.name != name);
+    if entries.len() == before {
+        return Err(Error::NoAttribute);
+    }
+    if entries.is_empty() {
+        tx.del(key);
+    } else {
+        tx.put(key, XattrRecord::encode_all(&entries))?;
+    }
+    if keys(tx, &inode)?.is_empty() {
+        inode.flags &= !FLAG_XATTR;
+    }
+    inode.ctime = now;
+    save(tx, &inode)
+}
+
+/// The keys of all attribute items of an inode.
+///
+/// # Errors
+/// Those of reading.
+pub fn keys(r: &impl Read, inode: &Inode) -> Result<Vec<Key>> {
+    let mut keys = Vec::new();
+    visit(r, inode, &mut |key, _| {
+        keys.push(key);
+        Ok(true)
+    })?;
+    Ok(keys)
+}
+
+fn visit(
+    r: &impl Read,
+    inode: &Inode,
+    each: &mut dyn FnMut(Key, &[u8]) -> Result<bool>,
+) -> Result<()> {
+    if inode.flags & FLAG_XATTR == 0 {
+        return Ok(());
+    }
+    let (from, to) = (
+        Key::new(inode.number, Kind::Xattr, 0),
+        Key::new(inode.number, Kind::Xattr, u64::MAX),
+    );
+    r.scan(from, to, each)
+}

@@ -1,0 +1,279 @@
+//! Merging sorted edits into the tree: one pass, copy on write.
+//!
+//! Cells stream in order through one builder a level. A subtree that no edit touches is passed on
+//! by reference as long as no builder below holds less than half a page; otherwise it is opened and
+//! its cells flow through the builders too. So every page but the last of each level is at least
+//! half full, whatever was deleted, and a merge touches no more pages than it must.
+
+use std::collections::VecDeque;
+
+use super::{Root, Tree, Value, top_level};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::format::page::{CELL_OVERHEAD, Page, PagePtr};
+use crate::format::{Geometry, Key};
+
+/// One edit: the item has this value, or is gone. Edits given to [`merge`] ascend strictly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edit {
+    /// The item.
+    pub key: Key,
+    /// Its value; `None` when it is gone.
+    pub value: Option<Value>,
+}
+
+/// Where new pages go and old ones are given up.
+pub trait PageStore {
+    /// A free block for a page.
+    fn allocate(&mut self) -> Result<u64>;
+    /// Takes a page to be written.
+    fn write(&mut self, block: u64, page: Page) -> Result<()>;
+    /// A page of the old version that the new one does not use.
+    fn free(&mut self, block: u64);
+}
+
+/// The cells waiting for a page of one level.
+#[derive(Default)]
+struct Builder {
+    cells: VecDeque<(Key, Value)>,
+    bytes: usize,
+}
+
+impl Builder {
+    fn push(&mut self, key: Key, value: Value) {
+        self.bytes += CELL_OVERHEAD + value.len();
+        self.cells.push_back((key, value));
+    }
+
+    /// How many cells, from the front, fill at most `limit` bytes.
+    fn fitting(&self, limit: usize) -> (usize, usize) {
+        let (mut count, mut bytes) = (0, 0);
+        for (_, value) in &self.cells {
+            let cell = CELL_OVERHEAD + value.len();
+            if bytes + cell > limit {
+                break;
+            }
+            count += 1;
+            bytes += cell;
+        }
+        (count, bytes)
+    }
+}
+
+struct Merger<'a, D, S> {
+    tree: &'a Tree<D>,
+    geometry: Geometry,
+    generation: u64,
+    edits: VecDeque<Edit>,
+    builders: Vec<Builder>,
+    store: &'a mut S,
+    pages: u64,
+}
+
+/// Applies `edits` to the tree under `root`; answers with the new root. `generation` is written into
+/// the new pages.
+///
+/// # Errors
+/// As [`Tree::page`], and what the store answers.
+pub fn merge<D: Device, S: PageStore>(
+    tree: &Tree<D>,
+    root: &Root,
+    generation: u64,
+    edits: Vec<Edit>,
+    store: &mut S,
+) -> Result<Root> {
+    if edits.is_empty() {
+        return Ok(*root);
+    }
+    let mut merger = Merger {
+        tree,
+        geometry: tree.geometry,
+        generation,
+        edits: edits.into(),
+        builders: vec![Builder::default()],
+        store,
+        pages: root.pages,
+    };
+    if let Some(ptr) = root.page {
+        merger.walk(
+            Key::new(0, crate::format::Kind::Inode, 0),
+            ptr,
+            top_level(root)?,
+            None,
+        )?;
+    }
+    merger.emit_until(None)?;
+    merger.finish()
+}
+
+impl<D: Device, S: PageStore> Merger<'_, D, S> {
+    /// Streams the subtree at `ptr`, whose keys are below `upper`, and the edits that fall into it.
+    fn walk(&mut self, lower: Key, ptr: PagePtr, level: u8, upper: Option<Key>) -> Result<()> {
+        self.emit_until(Some(lower))?;
+        let touched = self
+            .edits
+            .front()
+            .is_some_and(|edit| upper.is_none_or(|upper| edit.key < upper));
+        if !touched && self.settle(level)? {
+            return self.push(
+                usize::from(level) + 1,
+                lower,
+                Value::from(ptr.encode().as_slice()),
+            );
+        }
+        let page = self.tree.page(ptr, level)?;
+        self.store.free(ptr.block);
+        self.pages = self.pages.saturating_sub(1);
+        for index in 0..page.len() {
+            if level == 0 {
+                let Some((key, value)) = page.cell(index) else {
+                    continue;
+                };
+                self.emit_until(Some(key))?;
+                if self.edits.front().is_none_or(|edit| edit.key != key) {
+                    self.push(0, key, Value::from(value))?;
+                }
+            } else {
+                let Some((key, child)) = page.child(index) else {
+                    continue;
+                };
+                let next = page.keys().get(index + 1).copied().or(upper);
+                self.walk(key, child, level - 1, next)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Emits the edits before `key`.
+    fn emit_until(&mut self, key: Option<Key>) -> Result<()> {
+        while let Some(edit) = self
+            .edits
+            .pop_front_if(|edit| key.is_none_or(|key| edit.key < key))
+        {
+            if let Some(value) = edit.value {
+                self.push(0, edit.key, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a cell to the builder of `level`, writing out a page when two are full.
+    fn push(&mut self, level: usize, key: Key, value: Value) -> Result<()> {
+        while self.builders.len() <= level {
+            self.builders.push(Builder::default());
+        }
+        let payload = self.geometry.page_payload();
+        let Some(builder) = self.builders.get_mut(level) else {
+            return Ok(());
+        };
+        builder.push(key, value);
+        if builder.bytes > 2 * payload {
+            let (count, bytes) = builder.fitting(payload);
+            self.write_page(level, count, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the builders up to `level` empty if each holds at least half a page; answers whether
+    /// they are.
+    fn settle(&mut self, level: u8) -> Result<bool> {
+        let half = self.geometry.page_payload() / 2;
+        for level in 0..=usize::from(level) {
+            match self.builders.get(level).map_or(0, |b| b.bytes) {
+                0 => {}
+                bytes if bytes >= half => self.close(level)?,
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes out all cells of a level: in one page, or in two of about equal size.
+    fn close(&mut self, level: usize) -> Result<()> {
+        let payload = self.geometry.page_payload();
+        while let Some(builder) = self.builders.get(level).filter(|b| b.bytes > 0) {
+            let (count, bytes) = if builder.bytes <= payload {
+                (builder.cells.len(), builder.bytes)
+            } else {
+                let (count, bytes) = builder.fitting(builder.bytes.div_ceil(2).min(payload));
+                if count > 0 && builder.bytes - bytes <= payload {
+                    (count, bytes)
+                } else {
+                    builder.fitting(payload)
+                }
+            };
+            self.write_page(level, count, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the first `count` cells of a level as a page and refers to it from the level above.
+    fn write_page(&mut self, level: usize, count: usize, bytes: usize) -> Result<()> {
+        let too_large = || Error::corrupt("an item larger than a page", 0);
+        let block = self.store.allocate()?;
+        let Some(builder) = self.builders.get_mut(level) else {
+            return Ok(());
+        };
+        let cells: Vec<(Key, Value)> = builder.cells.drain(..count).collect();
+        builder.bytes -= bytes;
+        let first = cells.first().ok_or_else(too_large)?.0;
+        let page = Page::build(
+            self.geometry.block_len(),
+            u8::try_from(level).map_err(|_| too_large())?,
+            block,
+            self.generation,
+            cells.iter().map(|(key, value)| (*key, &**value)),
+        )?;
+        let ptr = PagePtr {
+            block,
+            crc: crate::format::checksum::crc(page.bytes()),
+        };
+        self.store.write(block, page)?;
+        self.pages += 1;
+        self.push(level + 1, first, Value::from(ptr.encode().as_slice()))
+    }
+
+    /// Writes out what is left, level by level; the last single reference is the root.
+    fn finish(mut self) -> Result<Root> {
+        let mut level = 0;
+        loop {
+            let top = level + 1 >= self.builders.len();
+            let Some(builder) = self.builders.get(level) else {
+                break;
+            };
+            if top && builder.cells.is_empty() {
+                break;
+            }
+            if top && level > 0 && builder.cells.len() == 1 {
+                let page = builder
+                    .cells
+                    .front()
+                    .and_then(|(_, value)| PagePtr::decode(value));
+                return self.shrink(page, level as u32);
+            }
+            self.close(level)?;
+            level += 1;
+        }
+        Ok(Root::EMPTY)
+    }
+
+    /// A root above the leaves with a single child gives way to the child.
+    fn shrink(&mut self, mut page: Option<PagePtr>, mut height: u32) -> Result<Root> {
+        while let (Some(ptr), 2..) = (page, height) {
+            let top = self.tree.page(ptr, (height - 1) as u8)?;
+            match (top.len(), top.child(0)) {
+                (1, Some((_, child))) => {
+                    self.store.free(ptr.block);
+                    self.pages -= 1;
+                    (page, height) = (Some(child), height - 1);
+                }
+                _ => break,
+            }
+        }
+        Ok(Root {
+            page,
+            height,
+            pages: self.pages,
+        })
+    }
+}
