@@ -4,6 +4,7 @@
 //! I/O happens under `state`. Invariant: after any crash the cask equals its state after some prefix
 //! of operations that contains every one that was confirmed durable (I8).
 
+mod audit;
 mod checkpoint;
 mod overlay;
 mod recovery;
@@ -19,6 +20,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
+
+pub use audit::{GroupBits, Pinned};
 
 pub use crate::tree::Value;
 pub use crate::wal::Lsn;

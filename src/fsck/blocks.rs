@@ -1,0 +1,259 @@
+//! Checking the tree against the bitmaps: every block is used once, by what the bitmap says.
+
+use std::collections::HashMap;
+
+use super::Progress;
+use super::report::{Report, Severity};
+use crate::cask::Pinned;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::format::content::ContentRecord;
+use crate::format::page::PagePtr;
+use crate::format::wal::decode_crcs;
+use crate::format::{Geometry, Key, Kind};
+
+/// The blocks that were found in use.
+struct Used {
+    geometry: Geometry,
+    /// Bits by group.
+    groups: HashMap<u64, Vec<u64>>,
+}
+
+impl Used {
+    /// Marks a block; false when it was marked before.
+    fn mark(&mut self, block: u64) -> bool {
+        let Some(group) = self.geometry.group_of(block) else {
+            return true;
+        };
+        let at = block - self.geometry.group_start(group);
+        let words = (self.geometry.group_blocks() / 64) as usize;
+        let bits = self.groups.entry(group).or_insert_with(|| vec![0; words]);
+        let Some(word) = bits.get_mut((at / 64) as usize) else {
+            return true;
+        };
+        let mask = 1 << (at % 64);
+        let fresh = *word & mask == 0;
+        *word |= mask;
+        fresh
+    }
+
+    fn holds(&self, block: u64) -> bool {
+        let Some(group) = self.geometry.group_of(block) else {
+            return false;
+        };
+        let at = block - self.geometry.group_start(group);
+        let word = self
+            .groups
+            .get(&group)
+            .and_then(|bits| bits.get((at / 64) as usize));
+        word.is_some_and(|word| word >> (at % 64) & 1 == 1)
+    }
+}
+
+struct Check<'a, 'c, D: Device> {
+    pinned: &'a Pinned<'c, D>,
+    data: bool,
+    used: Used,
+    report: &'a mut Report,
+    progress: &'a mut dyn FnMut(Progress),
+    /// Blocks the bitmaps hold.
+    total: u64,
+    /// The content item before, and the first block after it.
+    last: Option<(Key, u64)>,
+}
+
+/// Walks all pages and extents, then compares with the bitmaps.
+pub(super) fn check<D: Device>(
+    pinned: &Pinned<'_, D>,
+    data: bool,
+    report: &mut Report,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<()> {
+    let geometry = pinned.geometry();
+    let used = Used {
+        geometry,
+        groups: HashMap::new(),
+    };
+    let mut check = Check {
+        pinned,
+        data,
+        used,
+        report,
+        progress,
+        total: pinned
+            .groups
+            .iter()
+            .map(|group| group.bits.count(group.limit).saturating_sub(2))
+            .sum(),
+        last: None,
+    };
+    if let Some((ptr, level)) = pinned.root() {
+        check.page(ptr, level, None, None)?;
+    }
+    if check.report.pages != pinned.pages && !check.report.has_errors() {
+        let text = format!(
+            "the superblock counts {} tree pages, but there are {}",
+            pinned.pages, check.report.pages
+        );
+        check.report.add(Severity::Error, "page-count", None, text);
+    }
+    check.bitmaps();
+    Ok(())
+}
+
+impl<D: Device> Check<'_, '_, D> {
+    fn page(
+        &mut self,
+        ptr: PagePtr,
+        level: u8,
+        lower: Option<Key>,
+        upper: Option<Key>,
+    ) -> Result<()> {
+        let offset = self.pinned.geometry().offset(ptr.block);
+        if !self.used.mark(ptr.block) {
+            let text = format!("the tree page in block {} is referred to twice", ptr.block);
+            self.report
+                .add(Severity::Error, "page-twice", Some(offset), text);
+            return Ok(());
+        }
+        self.report.pages += 1;
+        let page = match self.pinned.page(ptr, level) {
+            Ok(page) => page,
+            Err(Error::Corrupt(what)) => {
+                self.report.add(
+                    Severity::Error,
+                    "page",
+                    Some(offset),
+                    format!("{what}: everything below it is lost"),
+                );
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let outside = |key: &Key| {
+            lower.is_some_and(|lower| *key < lower) || upper.is_some_and(|upper| *key >= upper)
+        };
+        if page.is_empty() || page.keys().iter().any(outside) {
+            let text = format!(
+                "the tree page in block {} holds keys that belong elsewhere",
+                ptr.block
+            );
+            self.report
+                .add(Severity::Error, "page-keys", Some(offset), text);
+        }
+        for index in 0..page.len() {
+            if level == 0 {
+                let Some((key, value)) = page.cell(index) else {
+                    continue;
+                };
+                if key.kind == Kind::Data {
+                    self.content(key, value)?;
+                }
+            } else {
+                let Some((key, child)) = page.child(index) else {
+                    continue;
+                };
+                let next = page.keys().get(index + 1).copied().or(upper);
+                // The first child may hold keys below its reference: that is only a bound.
+                self.page(
+                    child,
+                    level - 1,
+                    Some(key).filter(|_| index > 0).or(lower),
+                    next,
+                )?;
+            }
+        }
+        let done = self.report.pages + self.report.data_blocks;
+        let total = self.total;
+        (self.progress)(Progress { done, total });
+        Ok(())
+    }
+
+    fn content(&mut self, key: Key, value: &[u8]) -> Result<()> {
+        let text = |what: &str| format!("content {}, block {}: {what}", key.number, key.offset);
+        let record = match ContentRecord::decode(value) {
+            Ok(record) => record,
+            Err(error) => {
+                self.report
+                    .add(Severity::Error, "content", None, text(&error.to_string()));
+                return Ok(());
+            }
+        };
+        if self
+            .last
+            .is_some_and(|(last, end)| last.number == key.number && end > key.offset)
+        {
+            self.report.add(
+                Severity::Error,
+                "content-overlap",
+                None,
+                text("overlaps the item before"),
+            );
+        }
+        self.last = Some((key, key.offset.saturating_add(record.blocks())));
+        let ContentRecord::Extent { start, crcs } = record else {
+            return Ok(());
+        };
+        let geometry = self.pinned.geometry();
+        let count = decode_crcs(crcs).len() as u64;
+        let end = start.saturating_add(count);
+        if start < geometry.first_block()
+            || end > self.pinned.groups.last().map_or(0, |g| g.start + g.limit)
+        {
+            self.report.add(
+                Severity::Error,
+                "extent-outside",
+                None,
+                text("stands outside the container"),
+            );
+            return Ok(());
+        }
+        for block in start..end {
+            if !self.used.mark(block) {
+                let offset = Some(geometry.offset(block));
+                self.report.add(
+                    Severity::Error,
+                    "block-twice",
+                    offset,
+                    text("shares a block with something else"),
+                );
+            }
+        }
+        self.report.data_blocks += count;
+        if self.data {
+            for block in self.pinned.verify(start..end, &mut decode_crcs(crcs))? {
+                let at = key.offset + (block - start);
+                let text = format!(
+                    "content {}, block {at}: the data does not verify",
+                    key.number
+                );
+                self.report
+                    .add(Severity::Error, "data", Some(geometry.offset(block)), text);
+            }
+        }
+        Ok(())
+    }
+
+    fn bitmaps(&mut self) {
+        // Below a page that cannot be read everything would be called unused.
+        let blind = self.report.findings.iter().any(|f| f.code == "page");
+        for group in &self.pinned.groups {
+            for at in 2..group.limit {
+                let block = group.start + at;
+                let offset = Some(self.pinned.geometry().offset(block));
+                match (group.bits.get(at), self.used.holds(block)) {
+                    (true, false) if !blind => {
+                        let text = format!("block {block} is marked in use, but nothing uses it");
+                        self.report
+                            .add(Severity::Warning, "block-unused", offset, text);
+                    }
+                    (false, true) => {
+                        let text = format!("block {block} is in use, but marked free");
+                        self.report.add(Severity::Error, "block-free", offset, text);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What a check found.
+
+use serde::Serialize;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Nothing is lost.
+    Warning,
+    /// Something is lost, or will be.
+    Error,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// A short stable word for the kind of finding.
+    pub code: &'static str,
+    /// Byte offset in the container, where there is one.
+    pub offset: Option<u64>,
+    /// One sentence.
+    pub sentence: String,
+}
+
+/// What a check found, and what it saw.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+    /// Findings beyond the first thousand of a kind, which are counted only.
+    pub more: u64,
+    /// Files that are no directories.
+    pub files: u64,
+    /// Directories, the root included.
+    pub directories: u64,
+    /// Bytes of all regular files, by their sizes.
+    pub bytes: u64,
+    /// Pages of the tree.
+    pub pages: u64,
+    /// Data blocks.
+    pub data_blocks: u64,
+}
+
+/// Findings of one kind that are listed.
+const LISTED: usize = 1000;
+
+impl Report {
+    /// Adds a finding.
+    pub fn add(
+        &mut self,
+        severity: Severity,
+        code: &'static str,
+        offset: Option<u64>,
+        sentence: String,
+    ) {
+        if self.findings.iter().filter(|f| f.code == code).count() < LISTED {
+            self.findings.push(Finding {
+                severity,
+                code,
+                offset,
+                sentence,
+            });
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// Whether nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        self.findings.is_empty()
+    }
+
+    /// Whether anything worse than a warning was found.
+    pub fn has_errors(&self) -> bool {
+        self.findings.iter().any(|f| f.severity == Severity::Error)
+    }
+}
