@@ -14,6 +14,8 @@ pub mod file;
 mod holder;
 pub mod memory;
 mod sys;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use file::{Access, FileDevice};
 pub use memory::MemoryDevice;
