@@ -8,6 +8,7 @@ pub mod mounting;
 pub mod mounts;
 pub mod options;
 pub mod session;
+pub mod sys;
 
 mod dev;
 mod notifier;

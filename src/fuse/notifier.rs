@@ -31,23 +31,32 @@ pub(super) struct Notices {
     changed: Condvar,
 }
 
+/// What the kernel shall forget.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Stale {
+    Inode(Number),
+    Name(Number, Vec<u8>),
+}
+
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Notice>,
-    waiting: HashSet<Notice>,
+    queue: VecDeque<Stale>,
+    waiting: HashSet<Stale>,
     ended: bool,
 }
 
 impl Notices {
     /// Leaves a notice.
     pub fn leave(&self, notice: Notice) {
-        // Waking watchers is advice; nothing is wrong in the kernel when it is not given.
-        if matches!(notice, Notice::Touched(..)) {
-            return;
-        }
+        let stale = match notice {
+            Notice::InvalidateInode(ino) => Stale::Inode(ino),
+            Notice::InvalidateEntry(dir, name) => Stale::Name(dir, name),
+            // Nothing that the kernel holds is out of date.
+            Notice::Touched(..) => return,
+        };
         let mut state = self.state.lock();
-        if !state.ended && state.waiting.insert(notice.clone()) {
-            state.queue.push_back(notice);
+        if !state.ended && state.waiting.insert(stale.clone()) {
+            state.queue.push_back(stale);
             self.changed.notify_one();
         }
     }
@@ -57,17 +66,17 @@ impl Notices {
         self.changed.notify_one();
     }
 
-    /// The next notice; `None` at the end.
-    fn next(&self) -> Option<Notice> {
+    /// The next to deliver; `None` at the end.
+    fn next(&self) -> Option<Stale> {
         let mut state = self.state.lock();
         loop {
             if state.ended {
                 return None;
             }
-            if let Some(notice) = state.queue.pop_front() {
+            if let Some(stale) = state.queue.pop_front() {
                 // Taken out before it is delivered: what is left from now on is a new change.
-                state.waiting.remove(&notice);
-                return Some(notice);
+                state.waiting.remove(&stale);
+                return Some(stale);
             }
             self.changed.wait(&mut state);
         }
@@ -90,8 +99,8 @@ impl Notifier {
         let thread = thread::Builder::new()
             .name("notifier".into())
             .spawn(move || {
-                while let Some(notice) = queue.next() {
-                    deliver(&kernel, &notice);
+                while let Some(stale) = queue.next() {
+                    deliver(&kernel, &stale);
                 }
             })?;
         Ok(Self {
@@ -110,16 +119,15 @@ impl Drop for Notifier {
     }
 }
 
-fn deliver(kernel: &impl Kernel, notice: &Notice) {
-    let told = match notice {
-        Notice::InvalidateInode(ino) => kernel.forget_inode(*ino),
-        Notice::InvalidateEntry(dir, name) => kernel.forget_name(*dir, name),
-        Notice::Touched(..) => Ok(()),
+fn deliver(kernel: &impl Kernel, stale: &Stale) {
+    let told = match stale {
+        Stale::Inode(ino) => kernel.forget_inode(*ino),
+        Stale::Name(dir, name) => kernel.forget_name(*dir, name),
     };
     match told.map_err(|error| (error.raw_os_error(), error)) {
         // The kernel does not know the inode or the name, or there is no mount any more.
         Ok(()) | Err((Some(libc::ENOENT | libc::ENOTDIR | libc::ENODEV | libc::ENOTCONN), _)) => {}
-        Err((_, error)) => log::warn!("the kernel did not take a notice ({notice:?}): {error}"),
+        Err((_, error)) => log::warn!("the kernel did not take a notice ({stale:?}): {error}"),
     }
 }
 
