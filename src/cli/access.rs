@@ -162,7 +162,7 @@ pub fn replace(
         Err(error) => return Err(error),
     };
     let staged = path.with_file_name(format!(".caskfs-cp-{}", std::process::id()));
-    let put = || {
+    let mut put = || {
         access.write_new(&staged, old.map_or(perm, |old| old.perm), source)?;
         if let Some(old) = old.filter(|old| old.kind == FileKind::Regular) {
             inherit(access, path, &staged, &old)?;
@@ -233,7 +233,8 @@ pub fn walk(
     visit: &mut dyn FnMut(&Path, &Attr) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
     // A stack of its own: how deep directories are nested is not ours to bound.
-    let mut pending: Vec<std::vec::IntoIter<(OsString, Attr)>> = vec![access.list(dir)?.into_iter()];
+    let mut pending: Vec<std::vec::IntoIter<(OsString, Attr)>> =
+        vec![access.list(dir)?.into_iter()];
     let mut path = dir.to_path_buf();
     while let Some(entries) = pending.last_mut() {
         let Some((name, attr)) = entries.next() else {

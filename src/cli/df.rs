@@ -138,9 +138,23 @@ pub fn run(args: DfArgs) -> Result<(), CliError> {
 /// The lines of the table, each column as wide as it must be.
 fn table(rows: &[Row], inodes: bool) -> Vec<String> {
     let head = if inodes {
-        ["Filesystem", "Inodes", "IUsed", "IFree", "IUse%", "Mounted on"]
+        [
+            "Filesystem",
+            "Inodes",
+            "IUsed",
+            "IFree",
+            "IUse%",
+            "Mounted on",
+        ]
     } else {
-        ["Filesystem", "1K-blocks", "Used", "Available", "Use%", "Mounted on"]
+        [
+            "Filesystem",
+            "1K-blocks",
+            "Used",
+            "Available",
+            "Use%",
+            "Mounted on",
+        ]
     };
     let mut lines = vec![head.map(str::to_owned)];
     lines.extend(rows.iter().map(|row| row.cells(inodes)));

@@ -164,7 +164,7 @@ impl CliError {
 
     /// Prints the sentence. That standard error cannot be written to changes nothing.
     pub fn report(&self) {
-        if let Some(sentence) = &self.sentence {
+        if let Some(sentence) = self.sentence() {
             use io::Write;
             let _ = writeln!(io::stderr(), "caskfs: {sentence}");
         }
@@ -174,9 +174,9 @@ impl CliError {
 /// The words of the operating system, without Rust's "(os error 2)".
 pub fn reason(error: &io::Error) -> String {
     let text = error.to_string();
-    let text = text.find(" (os error").map_or(text.as_str(), |at| {
-        text.get(..at).unwrap_or_default()
-    });
+    let text = text
+        .find(" (os error")
+        .map_or(text.as_str(), |at| text.get(..at).unwrap_or_default());
     let mut chars = text.chars();
     let first = chars.next().map(|c| c.to_ascii_lowercase());
     first.into_iter().chain(chars).collect()
@@ -184,7 +184,8 @@ pub fn reason(error: &io::Error) -> String {
 
 /// Messages about a device begin with its path, which is said already.
 fn without_prefix<'a>(text: &'a str, path: &str) -> &'a str {
-    text.strip_prefix(path).map_or(text, |rest| rest.trim_start_matches([':', ' ']))
+    text.strip_prefix(path)
+        .map_or(text, |rest| rest.trim_start_matches([':', ' ']))
 }
 
 /// How a path is shown in a message: control characters cannot move the cursor.
@@ -218,7 +219,10 @@ mod tests {
     fn a_sentence_names_the_path_once_and_no_errno() {
         let busy = Error::Busy("a.cask is in use by caskfs (process 7)".into());
         let error = CliError::at("a.cask", &busy);
-        assert_eq!(error.sentence(), Some("a.cask: is in use by caskfs (process 7)"));
+        assert_eq!(
+            error.sentence(),
+            Some("a.cask: is in use by caskfs (process 7)")
+        );
         assert!(error.is_busy());
         let io = Error::Io {
             what: "cannot open a.cask".into(),

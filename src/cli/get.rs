@@ -70,7 +70,9 @@ pub fn run(args: GetArgs) -> Result<(), CliError> {
 
 /// Only the value where one was asked for by name; with `verbose` where it comes from too.
 fn line(setting: &Effective, verbose: bool, by_name: bool) -> String {
-    let Effective { name, value, from, .. } = setting;
+    let Effective {
+        name, value, from, ..
+    } = setting;
     match (verbose, by_name) {
         (false, true) => value.clone(),
         (false, false) => format!("{name}={value}"),

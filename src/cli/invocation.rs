@@ -101,7 +101,10 @@ mod tests {
         assert_eq!(spelled(&bare)[1..3], ["mount", "/srv/a.cask"]);
         assert_eq!(spelled(&["caskfs", "ls", "/srv/a.cask"])[1], "ls");
         assert_eq!(spelled(&["caskfs", "lss", "/srv/a.cask"])[1], "lss");
-        assert_eq!(spelled(&["caskfs", "/srv/a.cask", "--help"])[1], "/srv/a.cask");
+        assert_eq!(
+            spelled(&["caskfs", "/srv/a.cask", "--help"])[1],
+            "/srv/a.cask"
+        );
         assert_eq!(spelled(&["caskfs"]), ["caskfs"]);
         assert_eq!(spelled(&[]), [""; 0]);
     }

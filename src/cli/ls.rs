@@ -106,11 +106,16 @@ impl Listing<'_> {
         let zone = if self.args.gmt { "GMT" } else { "Local" };
         let time = format!("Mod. Time ({zone})");
         let long = match self.args.long {
-            true => format!("{:<10} {:>5} {:>6} {:>6}  ", "Mode", "Links", "Owner", "Group"),
+            true => format!(
+                "{:<10} {:>5} {:>6} {:>6}  ",
+                "Mode", "Links", "Owner", "Group"
+            ),
             false => String::new(),
         };
-        self.out
-            .line(format!("{:>9} {:>14}  {time:<19}  {long}Name", "Inode #", "Size"))
+        self.out.line(format!(
+            "{:>9} {:>14}  {time:<19}  {long}Name",
+            "Inode #", "Size"
+        ))
     }
 
     fn row(&mut self, access: &dyn Access, path: &Path, attr: &Attr) -> Result<(), CliError> {

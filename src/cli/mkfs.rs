@@ -76,7 +76,9 @@ fn parse_block_size(text: &str) -> Result<u32, String> {
         .ok()
         .filter(|size| size.is_power_of_two())
         .filter(|size| (BLOCK_SIZE_MIN..=BLOCK_SIZE_MAX).contains(size))
-        .ok_or_else(|| format!("{size} is not a power of two from {BLOCK_SIZE_MIN} to {BLOCK_SIZE_MAX}"))
+        .ok_or_else(|| {
+            format!("{size} is not a power of two from {BLOCK_SIZE_MIN} to {BLOCK_SIZE_MAX}")
+        })
 }
 
 fn parse_namer(text: &str) -> Result<String, String> {
@@ -266,11 +268,8 @@ fn claim(container: &Path, force: bool) -> Result<(FileDevice, Claim), CliError>
     let device = FileDevice::open(container, Opening::ReadWrite).map_err(at)?;
     let on_block_device = found.file_type().is_block_device();
     let content = content(&device, on_block_device).map_err(|error| CliError::io(&name, &error))?;
-    let refused = |what: &str| {
-        CliError::failed(format!(
-            "{name}: {what}; use --force to overwrite it"
-        ))
-    };
+    let refused =
+        |what: &str| CliError::failed(format!("{name}: {what}; use --force to overwrite it"));
     match content {
         Content::Cask if !force => return Err(refused("is a cask already")),
         Content::Other if !force => return Err(refused("is not empty")),

@@ -12,6 +12,7 @@ mod mountinfo;
 mod offline;
 mod out;
 mod peek;
+mod progress;
 mod setting;
 mod target;
 mod units;
@@ -57,9 +58,7 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Mkfs(mkfs::MkfsArgs),
-    /// Mount a cask
     Mount(mount::MountArgs),
-    /// Unmount a cask
     Umount(umount::UmountArgs),
     Ls(ls::LsArgs),
     Cp(cp::CpArgs),

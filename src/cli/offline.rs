@@ -124,7 +124,9 @@ impl Offline {
     fn set(&self, path: &Path, set: &SetAttr) -> Result<(), CliError> {
         self.on(path, || {
             let number = self.find(path, Links::Keep)?;
-            self.store.setattr(&self.caller, number, None, set).map(drop)
+            self.store
+                .setattr(&self.caller, number, None, set)
+                .map(drop)
         })
     }
 
@@ -304,7 +306,9 @@ impl Access for Offline {
         self.on(path, || {
             let (dir, name) = self.place(path)?;
             let target = target.as_os_str().as_bytes();
-            self.store.symlink(&self.caller, dir, name, target).map(drop)
+            self.store
+                .symlink(&self.caller, dir, name, target)
+                .map(drop)
         })
     }
 
@@ -351,7 +355,10 @@ impl Access for Offline {
     fn remove_attribute(&self, path: &Path, name: &str) -> Result<(), CliError> {
         self.on(path, || {
             let number = self.find(path, Links::Follow)?;
-            match self.store.removexattr(&self.caller, number, name.as_bytes()) {
+            match self
+                .store
+                .removexattr(&self.caller, number, name.as_bytes())
+            {
                 Err(Error::NoAttribute) => Ok(()),
                 other => other,
             }

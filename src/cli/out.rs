@@ -109,6 +109,9 @@ mod tests {
             serde_json::to_string(&name).unwrap()
         };
         assert_eq!(text(b"abacab"), r#"{"name":"abacab"}"#);
-        assert_eq!(text(b"a\xff"), "{\"name\":\"a\u{fffd}\",\"name_hex\":\"61ff\"}");
+        assert_eq!(
+            text(b"a\xff"),
+            "{\"name\":\"a\u{fffd}\",\"name_hex\":\"61ff\"}"
+        );
     }
 }

@@ -25,7 +25,10 @@ pub fn superblock(container: &Path) -> Result<SuperblockRecord> {
     let mut best = first;
     for copy in 1..SUPERBLOCK_COPIES {
         let found = copy_at(&file, copy * u64::from(spacing)).map_err(reading())?;
-        best = best.into_iter().chain(found).max_by_key(|s| s.generation.get());
+        best = best
+            .into_iter()
+            .chain(found)
+            .max_by_key(|s| s.generation.get());
     }
     best.ok_or_else(|| Error::invalid("not a cask that this program can read"))
 }

@@ -231,7 +231,10 @@ mod tests {
         fs::write(&odd, "").unwrap();
         assert_eq!(Target::parse_any(odd.as_os_str()), Target::Host(odd));
         let missing = dir.path().join("10:30");
-        assert_eq!(Target::parse_any(missing.as_os_str()), Target::Host(missing));
+        assert_eq!(
+            Target::parse_any(missing.as_os_str()),
+            Target::Host(missing)
+        );
     }
 
     #[test]

@@ -19,7 +19,11 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         .parse()
         .map_err(|_| format!("`{text}` is not a size such as 4096, 16k or 64M"))?;
     let unit = unit.to_ascii_lowercase();
-    let shift = match unit.strip_suffix("ib").or(unit.strip_suffix('b')).unwrap_or(&unit) {
+    let shift = match unit
+        .strip_suffix("ib")
+        .or(unit.strip_suffix('b'))
+        .unwrap_or(&unit)
+    {
         "" => 0,
         "k" => 10,
         "m" => 20,
@@ -103,7 +107,11 @@ impl TimeFormat {
     /// # Errors
     /// Why the pattern is not one.
     pub fn new(pattern: &str, gmt: bool) -> Result<Self, String> {
-        let zone = if gmt { TimeZone::UTC } else { TimeZone::system() };
+        let zone = if gmt {
+            TimeZone::UTC
+        } else {
+            TimeZone::system()
+        };
         let epoch = JiffTimestamp::UNIX_EPOCH.to_zoned(zone.clone());
         jiff::fmt::strtime::format(pattern, &epoch)
             .map_err(|why| format!("`{pattern}` is not a time format: {why}"))?;
@@ -160,7 +168,17 @@ mod tests {
         ] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
-        for text in ["", "k", "-1", "1.5k", "4x", "4kk", " 4", "99999999999999999999", "99999999999999t"] {
+        for text in [
+            "",
+            "k",
+            "-1",
+            "1.5k",
+            "4x",
+            "4kk",
+            " 4",
+            "99999999999999999999",
+            "99999999999999t",
+        ] {
             assert!(parse_size(text).is_err(), "{text}");
         }
     }
@@ -194,7 +212,10 @@ mod tests {
 
     #[test]
     fn permissions_look_as_ls_shows_them() {
-        assert_eq!(mode_string(&attr(FileKind::Directory, 0o1755)), "drwxr-xr-t");
+        assert_eq!(
+            mode_string(&attr(FileKind::Directory, 0o1755)),
+            "drwxr-xr-t"
+        );
         assert_eq!(mode_string(&attr(FileKind::Regular, 0o4640)), "-rwSr-----");
         assert_eq!(mode_string(&attr(FileKind::Symlink, 0o2777)), "lrwxrwsrwx");
     }
@@ -202,10 +223,19 @@ mod tests {
     #[test]
     fn times_follow_the_pattern() {
         let gmt = TimeFormat::new("%Y.%m.%d %H:%M:%S", true).unwrap();
-        assert_eq!(gmt.format(Timestamp::from_secs(1_303_394_644)), "2011.04.21 14:04:04");
+        assert_eq!(
+            gmt.format(Timestamp::from_secs(1_303_394_644)),
+            "2011.04.21 14:04:04"
+        );
         assert!(TimeFormat::new("%!", true).is_err());
-        assert_eq!(rfc3339(Timestamp { secs: 0, nanos: 5 }), "1970-01-01T00:00:00.000000005Z");
-        assert_eq!(rfc3339(Timestamp::from_secs(i64::MAX)), i64::MAX.to_string());
+        assert_eq!(
+            rfc3339(Timestamp { secs: 0, nanos: 5 }),
+            "1970-01-01T00:00:00.000000005Z"
+        );
+        assert_eq!(
+            rfc3339(Timestamp::from_secs(i64::MAX)),
+            i64::MAX.to_string()
+        );
     }
 
     #[test]
@@ -215,7 +245,9 @@ mod tests {
         assert_eq!(shell_word("it's"), r"'it'\''s'");
         assert_eq!(shell_word(""), "''");
         assert_eq!(
-            uuid_string(&[0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc, 0x4e, 0xf0, 0x81, 2, 3, 4, 5, 6, 7, 8]),
+            uuid_string(&[
+                0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc, 0x4e, 0xf0, 0x81, 2, 3, 4, 5, 6, 7, 8
+            ]),
             "12345678-9abc-4ef0-8102-030405060708"
         );
     }

@@ -2,6 +2,8 @@
 //! the project's own types.
 #![allow(unused_variables)] // STUB: only the signatures are meant; bodies follow.
 
+pub mod settings;
+
 use std::sync::Arc;
 
 use crate::cask::Cask;
