@@ -123,6 +123,10 @@ fn in_use(container: &Path, busy: &Error) -> CliError {
     }
 }
 
+fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
 /// What a person reads: each finding on a line, then the sum of it.
 fn lines(name: &str, report: &Report) -> Vec<String> {
     let word = |severity| match severity {
@@ -148,8 +152,12 @@ fn lines(name: &str, report: &Report) -> Vec<String> {
         (false, true) => "clean",
     };
     lines.push(format!(
-        "{name}: {verdict}; {} files and {} directories with {} bytes, {} data blocks, {} pages",
-        report.files, report.directories, report.bytes, report.data_blocks, report.pages
+        "{name}: {verdict}; {} and {} with {}, {}, {}",
+        counted(report.files, "file", "files"),
+        counted(report.directories, "directory", "directories"),
+        counted(report.bytes, "byte", "bytes"),
+        counted(report.data_blocks, "data block", "data blocks"),
+        counted(report.pages, "page", "pages"),
     ));
     lines
 }
@@ -167,7 +175,7 @@ mod tests {
         };
         assert_eq!(
             lines("a.cask", &report),
-            ["a.cask: clean; 2 files and 1 directories with 0 bytes, 0 data blocks, 0 pages"]
+            ["a.cask: clean; 2 files and 1 directory with 0 bytes, 0 data blocks, 0 pages"]
         );
         report.add(
             Severity::Warning,

@@ -43,7 +43,7 @@ pub struct MkfsArgs {
     #[arg(long, value_name = "N", alias = "block-count", value_parser = clap::value_parser!(u64).range(1..))]
     blocks: Option<u64>,
     /// Write all blocks now, so that the container never changes its size; needs --blocks
-    #[arg(long, alias = "fill-blocks", requires = "blocks")]
+    #[arg(long, alias = "fill-blocks")]
     fill: bool,
     /// A label of at most 64 bytes
     #[arg(long, value_name = "TEXT", default_value = "")]
@@ -129,6 +129,11 @@ pub fn run(args: MkfsArgs) -> Result<(), CliError> {
         return Err(CliError::usage(format!(
             "{name}: the label has {} bytes; at most {LABEL_MAX} fit",
             label.len()
+        )));
+    }
+    if args.fill && args.blocks.is_none() {
+        return Err(CliError::usage(format!(
+            "{name}: --fill needs --blocks, as a cask that grows cannot be filled in advance"
         )));
     }
     let mut options = FormatOptions {
