@@ -50,7 +50,14 @@ impl Absences {
     pub fn begin(&self, now: Timestamp, tid: u32, dir: Number, name: &[u8], ino: Number) {
         let mut tables = self.tables.lock();
         if tid != 0 {
-            tables.left.insert(Left { tid, dir, name: name.to_vec() }, now);
+            tables.left.insert(
+                Left {
+                    tid,
+                    dir,
+                    name: name.to_vec(),
+                },
+                now,
+            );
         }
         tables.moved.insert(ino, (now, Vec::new()));
         self.count(&tables);
@@ -61,8 +68,16 @@ impl Absences {
         if tid == 0 || self.len.load(Ordering::Acquire) == 0 {
             return false;
         }
-        let key = Left { tid, dir, name: name.to_vec() };
-        self.tables.lock().left.get(&key).is_some_and(|then| fresh(*then, now))
+        let key = Left {
+            tid,
+            dir,
+            name: name.to_vec(),
+        };
+        self.tables
+            .lock()
+            .left
+            .get(&key)
+            .is_some_and(|then| fresh(*then, now))
     }
 
     /// Thread `tid` made the name: it sees it again.
@@ -71,7 +86,11 @@ impl Absences {
             return;
         }
         let mut tables = self.tables.lock();
-        tables.left.remove(&Left { tid, dir, name: name.to_vec() });
+        tables.left.remove(&Left {
+            tid,
+            dir,
+            name: name.to_vec(),
+        });
         self.count(&tables);
     }
 
@@ -83,7 +102,9 @@ impl Absences {
             return false;
         }
         let mut tables = self.tables.lock();
-        let Some((then, told)) = tables.moved.get_mut(&ino) else { return false };
+        let Some((then, told)) = tables.moved.get_mut(&ino) else {
+            return false;
+        };
         if !fresh(*then, now) {
             return false;
         }
@@ -111,15 +132,22 @@ impl Absences {
     }
 
     fn count(&self, tables: &Tables) {
-        self.len.store(tables.left.len() + tables.moved.len(), Ordering::Release);
+        self.len
+            .store(tables.left.len() + tables.moved.len(), Ordering::Release);
     }
 }
 
 /// Whether `then` is less than five seconds before `now`; a clock set back counts as fresh for no
 /// longer than that either.
 fn fresh(then: Timestamp, now: Timestamp) -> bool {
-    let end = Timestamp { secs: then.secs.saturating_add(SPAN_SECS), nanos: then.nanos };
-    let begin = Timestamp { secs: then.secs.saturating_sub(SPAN_SECS), nanos: then.nanos };
+    let end = Timestamp {
+        secs: then.secs.saturating_add(SPAN_SECS),
+        nanos: then.nanos,
+    };
+    let begin = Timestamp {
+        secs: then.secs.saturating_sub(SPAN_SECS),
+        nanos: then.nanos,
+    };
     (begin..end).contains(&now)
 }
 
@@ -138,7 +166,15 @@ mod tests {
         assert!(!absences.hides(T, 8, 1, b"a"));
         assert!(!absences.hides(T, 7, 2, b"a"));
         assert!(!absences.hides(T, 7, 1, b"b"));
-        assert!(absences.hides(Timestamp { secs: 1004, nanos: 999_999_999 }, 7, 1, b"a"));
+        assert!(absences.hides(
+            Timestamp {
+                secs: 1004,
+                nanos: 999_999_999
+            },
+            7,
+            1,
+            b"a"
+        ));
         assert!(!absences.hides(Timestamp::from_secs(1005), 7, 1, b"a"));
         absences.expire(Timestamp::from_secs(1005));
         assert_eq!(absences.len.load(Ordering::Acquire), 0);

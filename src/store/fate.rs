@@ -32,7 +32,9 @@ const EXITING: u64 = 0x4;
 /// a process that calls `exit`. The code's low seven bits are the signal of a death by one.
 fn killed(stat: &str) -> bool {
     // The command name may hold spaces and parentheses; what follows the last one does not.
-    let Some((_, fields)) = stat.rsplit_once(')') else { return false };
+    let Some((_, fields)) = stat.rsplit_once(')') else {
+        return false;
+    };
     let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
     // proc_pid_stat(5) counts from 1 and the state, first here, is field 3.
     let field = |number: usize| fields.get(number - 3).and_then(|f| f.parse::<u64>().ok());
@@ -56,7 +58,10 @@ mod tests {
         assert!(killed(&line("a) R 1 (b", 0x404, 0x80 | 11)));
         assert!(!killed(&line("sh", 0x40_0000, 0)), "alive");
         assert!(!killed(&line("sh", 0x4, 256)), "exit(1)");
-        assert!(!killed(&line("sh", 0x404, 0)), "a sibling thread called exit(0)");
+        assert!(
+            !killed(&line("sh", 0x404, 0)),
+            "a sibling thread called exit(0)"
+        );
         assert!(!killed(&line("sh", 0x400, 9)), "signalled, not leaving yet");
         assert!(!killed(""));
         assert!(!killed("1 (x) R"));

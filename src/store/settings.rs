@@ -121,9 +121,15 @@ impl Setting {
     /// # Errors
     /// [`Error::Invalid`] when there is none.
     pub fn named(name: &[u8]) -> Result<&'static Self> {
-        TABLE.iter().find(|s| s.name.as_bytes() == name).ok_or_else(|| {
-            Error::invalid(format!("there is no setting `{}`", String::from_utf8_lossy(name)))
-        })
+        TABLE
+            .iter()
+            .find(|s| s.name.as_bytes() == name)
+            .ok_or_else(|| {
+                Error::invalid(format!(
+                    "there is no setting `{}`",
+                    String::from_utf8_lossy(name)
+                ))
+            })
     }
 
     /// Whether values other than the default have an effect in this version.
@@ -185,7 +191,13 @@ pub struct Effective {
 
 impl Default for Effective {
     fn default() -> Self {
-        Self { mode: Mode::Plain, record: Some(b'\n'), flush: true, sync: false, keep_unread: true }
+        Self {
+            mode: Mode::Plain,
+            record: Some(b'\n'),
+            flush: true,
+            sync: false,
+            keep_unread: true,
+        }
     }
 }
 
@@ -229,7 +241,11 @@ pub fn record_delimiter(text: &str) -> Result<Option<u8>, &'static str> {
 /// Why the text is not a value.
 pub fn field_delimiter(text: &str) -> Result<Vec<u8>, &'static str> {
     let bytes = unescape(text)?;
-    if (1..=16).contains(&bytes.len()) { Ok(bytes) } else { Err("it is 1 to 16 bytes") }
+    if (1..=16).contains(&bytes.len()) {
+        Ok(bytes)
+    } else {
+        Err("it is 1 to 16 bytes")
+    }
 }
 
 /// Parses `ttl`: seconds, `None` for `none`. A year has 365 days and a month 30.
@@ -254,15 +270,25 @@ pub fn ttl_secs(text: &str) -> Result<Option<u64>, &'static str> {
             Some('s') | None => 1,
             Some(_) => return Err("its units are Y, M, D, h, m and s"),
         };
-        let part = count(number)?.checked_mul(unit).ok_or("it is too long a time")?;
+        let part = count(number)?
+            .checked_mul(unit)
+            .ok_or("it is too long a time")?;
         total = total.checked_add(part).ok_or("it is too long a time")?;
         rest = tail.get(1..).unwrap_or_default();
     }
-    if total == 0 { Err("it is longer than 0 s") } else { Ok(Some(total)) }
+    if total == 0 {
+        Err("it is longer than 0 s")
+    } else {
+        Ok(Some(total))
+    }
 }
 
 fn one_of(value: &str, allowed: &[&str]) -> Result<(), &'static str> {
-    if allowed.contains(&value) { Ok(()) } else { Err("it is none of them") }
+    if allowed.contains(&value) {
+        Ok(())
+    } else {
+        Err("it is none of them")
+    }
 }
 
 fn count(value: &str) -> Result<u64, &'static str> {
@@ -273,7 +299,11 @@ fn count(value: &str) -> Result<u64, &'static str> {
 }
 
 fn positive(value: &str) -> Result<(), &'static str> {
-    if count(value)? == 0 { Err("it is 1 or more") } else { Ok(()) }
+    if count(value)? == 0 {
+        Err("it is 1 or more")
+    } else {
+        Ok(())
+    }
 }
 
 /// A number of bytes with an optional binary suffix.
@@ -285,7 +315,9 @@ fn size(value: &str) -> Result<u64, &'static str> {
         Some(b't' | b'T') => (value.get(..value.len() - 1), 40),
         _ => (Some(value), 0),
     };
-    count(digits.unwrap_or_default())?.checked_mul(1 << shift).ok_or("it is too large a number")
+    count(digits.unwrap_or_default())?
+        .checked_mul(1 << shift)
+        .ok_or("it is too large a number")
 }
 
 fn roll_name(value: &str) -> Result<(), &'static str> {
@@ -294,7 +326,12 @@ fn roll_name(value: &str) -> Result<(), &'static str> {
     }
     let mut chars = value.chars();
     while let Some(c) = chars.next() {
-        if c == '%' && !matches!(chars.next(), Some('n' | 'Y' | 'm' | 'd' | 'H' | 'M' | 'S' | '%')) {
+        if c == '%'
+            && !matches!(
+                chars.next(),
+                Some('n' | 'Y' | 'm' | 'd' | 'H' | 'M' | 'S' | '%')
+            )
+        {
             return Err("after % comes n, Y, m, d, H, M, S or %");
         }
     }
@@ -303,7 +340,9 @@ fn roll_name(value: &str) -> Result<(), &'static str> {
 
 fn columns(value: &str) -> Result<(), &'static str> {
     let named_and_typed = |column: &str| {
-        column.split_once(':').is_some_and(|(name, kind)| !name.trim().is_empty() && !kind.trim().is_empty())
+        column
+            .split_once(':')
+            .is_some_and(|(name, kind)| !name.trim().is_empty() && !kind.trim().is_empty())
     };
     if value == "none" || outside_parentheses(value).all(named_and_typed) {
         Ok(())
@@ -343,7 +382,12 @@ fn unescape(text: &str) -> Result<Vec<u8>, &'static str> {
                 b'0' => 0,
                 b'\\' => b'\\',
                 b'x' => {
-                    let mut digit = || bytes.next().and_then(|b| char::from(b).to_digit(16)).ok_or(BAD);
+                    let mut digit = || {
+                        bytes
+                            .next()
+                            .and_then(|b| char::from(b).to_digit(16))
+                            .ok_or(BAD)
+                    };
                     u8::try_from(digit()? * 16 + digit()?).map_err(|_| BAD)?
                 }
                 _ => return Err(BAD),
@@ -368,7 +412,10 @@ mod tests {
     #[test]
     fn names_are_unique_and_found() {
         for setting in table() {
-            assert_eq!(Setting::named(setting.name.as_bytes()).unwrap().name, setting.name);
+            assert_eq!(
+                Setting::named(setting.name.as_bytes()).unwrap().name,
+                setting.name
+            );
         }
         let mut names: Vec<_> = table().iter().map(|s| s.name).collect();
         names.sort_unstable();
@@ -403,11 +450,20 @@ mod tests {
             ("columns", "id"),
             ("header", "a\nb"),
         ] {
-            let error = Setting::named(name.as_bytes()).unwrap().accept(value.as_bytes()).unwrap_err();
-            assert!(matches!(error, Error::Invalid(_)), "{name}={value}: {error}");
+            let error = Setting::named(name.as_bytes())
+                .unwrap()
+                .accept(value.as_bytes())
+                .unwrap_err();
+            assert!(
+                matches!(error, Error::Invalid(_)),
+                "{name}={value}: {error}"
+            );
             assert!(error.to_string().starts_with(name), "{error}");
         }
-        assert!(matches!(Setting::named(b"mode").unwrap().accept(b"\xff"), Err(Error::Invalid(_))));
+        assert!(matches!(
+            Setting::named(b"mode").unwrap().accept(b"\xff"),
+            Err(Error::Invalid(_))
+        ));
     }
 
     #[test]
@@ -421,8 +477,14 @@ mod tests {
             ("seal", "on"),
             ("columns", "id:BIGINT,sip:DECIMAL(10,2)"),
         ] {
-            let error = Setting::named(name.as_bytes()).unwrap().accept(value.as_bytes()).unwrap_err();
-            assert!(matches!(error, Error::NotSupported(_)), "{name}={value}: {error}");
+            let error = Setting::named(name.as_bytes())
+                .unwrap()
+                .accept(value.as_bytes())
+                .unwrap_err();
+            assert!(
+                matches!(error, Error::NotSupported(_)),
+                "{name}={value}: {error}"
+            );
             assert!(error.to_string().contains(name), "{error}");
         }
     }
@@ -442,11 +504,17 @@ mod tests {
 
     #[test]
     fn the_typed_form_takes_good_values_and_ignores_bad_ones() {
-        let log = Effective::default().with(b"mode", b"log").with(b"record", b"none").with(b"flush", b"0");
+        let log = Effective::default()
+            .with(b"mode", b"log")
+            .with(b"record", b"none")
+            .with(b"flush", b"0");
         assert_eq!(log.mode, Mode::Log);
         assert_eq!(log.record, None);
         assert!(!log.flush);
-        assert_eq!(log.clone().with(b"mode", b"nonsense").with(b"ttl", b"3"), log);
+        assert_eq!(
+            log.clone().with(b"mode", b"nonsense").with(b"ttl", b"3"),
+            log
+        );
         assert!(!log.with(b"truncate", b"posix").keep_unread);
     }
 }

@@ -1,0 +1,388 @@
+//! Log mode: every write is an append to the live log of the name that its handle is bound to.
+//!
+//! The kernel goes on naming the inode that was opened, and offsets in it, long after that file was
+//! renamed away; both are ignored here. One write is one transaction: find the live file, or make it
+//! with the looks of its predecessor, and append. So a write is never torn, two never interleave, and
+//! a cut falls between two writes or before one, never inside.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::binding::{Binding, Bindings, Predecessor};
+use super::handle::{Handle, Kind, LogHandle};
+use super::settings::{Effective, Mode};
+use super::{Opened, Store, walk};
+use crate::cask::{Class, Lsn, Read, Tx};
+use crate::clock::Timestamp;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::format::FileKind;
+use crate::format::key::Number;
+use crate::fs::inode::{Inode, load, save};
+use crate::fs::xattr::{self, SetMode};
+use crate::fs::{Caller, NewFile, OpenFlags, data, namespace};
+
+/// From this many bytes on, data is put in its place before its operation is logged.
+pub const STAGE_MIN: usize = 64 << 10;
+/// How often a large append tries that before it goes through the log. Only cuts and truncations can
+/// be in its way, as the gate keeps other appends out.
+const STAGE_TRIES: u32 = 4;
+
+/// A write to a log.
+#[derive(Clone, Copy)]
+struct Append<'a> {
+    caller: &'a Caller,
+    handle: &'a Handle,
+    log: &'a LogHandle,
+    /// Where the kernel says, in the file that it believes the handle to be on.
+    offset: u64,
+    data: &'a [u8],
+    delimiter: Option<u8>,
+}
+
+impl Append<'_> {
+    /// Where the data would land now.
+    fn place(&self, r: &impl Read) -> Result<u64> {
+        let inode = live(r, &self.log.binding)?;
+        let gap = self.gap(r, inode.as_ref())?;
+        data::end_of(inode.map_or(0, |inode| inode.size), gap)
+    }
+
+    /// The zeros that stand between the end of the live log and the data.
+    ///
+    /// None for `O_APPEND`; none for a handle that writes on where its own last write ended,
+    /// whatever has happened to the file since; none at the end of the live log or of the file that
+    /// the kernel believes the handle to be on (`lseek(2)` to the end).
+    fn gap(&self, r: &impl Read, live: Option<&Inode>) -> Result<u64> {
+        let position = self.log.position.load(Ordering::Acquire);
+        let size = live.map_or(0, |inode| inode.size);
+        if self.handle.flags.append || self.offset == position || self.offset == size {
+            return Ok(0);
+        }
+        if live.map(|inode| inode.number) != Some(self.handle.ino)
+            && load(r, self.handle.ino).is_ok_and(|inode| inode.size == self.offset)
+        {
+            return Ok(0);
+        }
+        self.offset
+            .checked_sub(position)
+            .ok_or(Error::NotPermitted("a log is not written backwards"))
+    }
+}
+
+impl<D: Device> Store<D> {
+    /// Opens a log for writing: binds the handle to the name that the inode was given last.
+    pub(super) fn open_log(
+        &self,
+        caller: &Caller,
+        ino: Number,
+        flags: OpenFlags,
+    ) -> Result<Opened> {
+        let now = self.now();
+        if self.absences.sends_back(now, caller.tid, ino) {
+            return Err(Error::Stale);
+        }
+        let ((inode, .., binding), lsn) = self.cask.transact_then(
+            Class::Release,
+            |tx| {
+                let mut inode = load(tx, ino)?;
+                if flags.truncate && inode.size > 0 {
+                    data::truncate(tx, caller, &mut inode, 0, now)?;
+                }
+                let name = namespace::name_of(tx, &inode)?;
+                Ok((inode, name, predecessor(tx, &inode)?, None))
+            },
+            |(inode, name, predecessor, binding)| {
+                let bound = self.bind(inode, name.as_deref(), predecessor.clone());
+                if flags.truncate {
+                    bound.state().emptied();
+                }
+                *binding = Some(bound);
+            },
+        )?;
+        let binding = binding.ok_or(Error::Stale)?;
+        let settings = self.settings_of(&binding);
+        let opened = self.opened_log(&inode, inode.size, flags, binding);
+        let confirmed = match flags.truncate {
+            true => settings.and_then(|settings| self.confirm(&settings, lsn, false)),
+            false => Ok(()),
+        };
+        if let Err(error) = confirmed {
+            self.release(ino, opened.fh)?;
+            return Err(error);
+        }
+        Ok(opened)
+    }
+
+    /// Binds a write handle to the name of an inode. Called within a transaction.
+    pub(super) fn bind(
+        &self,
+        inode: &Inode,
+        name: Option<&[u8]>,
+        predecessor: Predecessor,
+    ) -> Arc<Binding> {
+        match name {
+            Some(name) => self
+                .bindings
+                .bind(inode.parent, name, inode.number, predecessor),
+            None => {
+                // Nothing but its handles keeps a file without a name.
+                self.fs.opens().add(inode.number);
+                Bindings::bind_unnamed(inode.number, predecessor)
+            }
+        }
+    }
+
+    /// Makes the handle of a bound writer known, which for the kernel stands at `position`.
+    pub(super) fn opened_log(
+        &self,
+        inode: &Inode,
+        position: u64,
+        flags: OpenFlags,
+        binding: Arc<Binding>,
+    ) -> Opened {
+        let kind = Kind::Log(LogHandle {
+            binding,
+            position: AtomicU64::new(position),
+            reads: AtomicBool::new(false),
+        });
+        self.opened(inode.number, flags, kind, Mode::Log)
+    }
+
+    /// Appends `data`, after a gap of zeros if the handle has sought forward.
+    pub(super) fn append(
+        &self,
+        caller: &Caller,
+        handle: &Handle,
+        log: &LogHandle,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<()> {
+        let settings = self.settings_of(&log.binding)?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        let append = Append {
+            caller,
+            handle,
+            log,
+            offset,
+            data,
+            delimiter: settings.record,
+        };
+        let (landed, lsn) = if data.len() < STAGE_MIN {
+            let _shared = log.binding.gate.read();
+            self.try_append(&append, None)?
+        } else {
+            let _alone = log.binding.gate.write();
+            let mut tries = 0;
+            loop {
+                let place = match tries < STAGE_TRIES {
+                    true => Some(append.place(&*self.cask)?),
+                    false => None,
+                };
+                match self.try_append(&append, place)? {
+                    (None, _) => tries += 1,
+                    done => break done,
+                }
+            }
+        };
+        log.position
+            .store(offset.saturating_add(data.len() as u64), Ordering::Release);
+        if landed != Some(handle.ino) && log.binding.touch() {
+            self.touched.lock().push(Arc::clone(&log.binding));
+        }
+        self.confirm(&settings, lsn, handle.flags.sync)
+    }
+
+    /// One transaction of an append; answers the live file, or `None` when the data was staged for
+    /// `place` and the end of the log is elsewhere.
+    fn try_append(&self, append: &Append<'_>, place: Option<u64>) -> Result<(Option<Number>, Lsn)> {
+        let now = self.now();
+        let Append {
+            caller,
+            handle,
+            log,
+            data,
+            ..
+        } = *append;
+        let staged = match place {
+            Some(at) => Some((at, self.cask.stage(at, data)?)),
+            None => None,
+        };
+        let (landed, lsn) = self.cask.transact_then(
+            Class::Grow,
+            |tx| {
+                let mut inode = match live(tx, &log.binding)? {
+                    Some(inode) => inode,
+                    None => make_live(tx, &log.binding, now)?,
+                };
+                let gap = append.gap(tx, Some(&inode))?;
+                let end = inode.size;
+                let at = data::end_of(end, gap)?;
+                match &staged {
+                    Some((place, _)) if *place != at => return Ok(None),
+                    Some((_, staged)) => {
+                        let len = data.len() as u64;
+                        data::write(tx, caller, &mut inode, at, len, staged, now)?;
+                    }
+                    None => data::write_bytes(tx, caller, &mut inode, at, data, now)?,
+                }
+                Ok(Some((inode.number, end, gap)))
+            },
+            |landed| {
+                if let Some((live, end, gap)) = *landed {
+                    let mut state = log.binding.state();
+                    state.wrote(handle.fh, live, end, gap, data, append.delimiter);
+                }
+            },
+        )?;
+        Ok((landed.map(|(live, ..)| live), lsn))
+    }
+
+    /// Reads the file that a log's handle was opened on. Its first read keeps that file from going
+    /// with its last name; before that nobody would miss it.
+    pub(super) fn read_log(
+        &self,
+        handle: &Handle,
+        log: &LogHandle,
+        offset: u64,
+        size: u32,
+        buf: &mut Vec<u8>,
+    ) -> Result<()> {
+        if !log.reads.swap(true, Ordering::AcqRel)
+            && let Err(error) = self.fs.open(handle.ino)
+        {
+            log.reads.store(false, Ordering::Release);
+            return if matches!(error, Error::Stale) {
+                Ok(())
+            } else {
+                Err(error)
+            };
+        }
+        let shifts = log.binding.state().shifts();
+        self.fs.read(handle.ino, offset, size, buf)?;
+        let end = offset.saturating_add(buf.len() as u64);
+        log.binding.state().has_read(handle.fh, offset, end, shifts);
+        Ok(())
+    }
+
+    /// Unbinds a handle.
+    pub(super) fn release_log(&self, handle: &Handle, log: &LogHandle) -> Result<()> {
+        self.bindings.unbind(&log.binding, handle.fh);
+        if log.reads.load(Ordering::Acquire) {
+            self.let_go(handle.ino)?;
+        }
+        match log.binding.name() {
+            None => self.let_go(handle.ino),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// The settings in force for what is written under a name.
+    pub(super) fn settings_of(&self, binding: &Binding) -> Result<Arc<Effective>> {
+        let generation = self.walk.generation();
+        let known = {
+            let state = binding.state();
+            if let Some(settings) = state.settings(generation) {
+                return Ok(settings);
+            }
+            state.live
+        };
+        let settings = match live(&*self.cask, binding)? {
+            Some(inode) => self.walk.of(&*self.cask, &inode)?,
+            None => {
+                let above = match binding.name() {
+                    Some((dir, _)) => self.walk.of_dir(&*self.cask, dir)?,
+                    None => Arc::default(),
+                };
+                let own = binding.state().predecessor.settings.clone();
+                Arc::new(walk::over((*above).clone(), &own))
+            }
+        };
+        let mut state = binding.state();
+        if state.live == known {
+            state.set_settings(generation, Arc::clone(&settings));
+        }
+        Ok(settings)
+    }
+}
+
+/// The live file of a binding, if there is one.
+pub fn live(r: &impl Read, binding: &Binding) -> Result<Option<Inode>> {
+    let known = binding.state().live;
+    if let Some(number) = known {
+        match load(r, number) {
+            // Outside a transaction the binding may lag behind a name that just went.
+            Err(Error::Stale) => {}
+            found => return found.map(Some),
+        }
+    }
+    let Some((dir, name)) = binding.name() else {
+        return Err(Error::Stale);
+    };
+    match namespace::find(r, dir, name) {
+        Ok((number, FileKind::Regular)) => load(r, number).map(Some),
+        Ok((_, FileKind::Directory)) => Err(Error::IsDirectory),
+        Ok(_) => Err(Error::NotPermitted(
+            "the log's name stands for what is no regular file",
+        )),
+        Err(Error::NotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a fresh live file of a binding's name, with the looks of the file that had it before.
+///
+/// # Errors
+/// [`Error::NotFound`] when the directory was removed.
+pub fn make_live<D: Device>(
+    tx: &mut Tx<'_, D>,
+    binding: &Binding,
+    now: Timestamp,
+) -> Result<Inode> {
+    let Some((dir, name)) = binding.name() else {
+        return Err(Error::Stale);
+    };
+    let looks = binding.state().predecessor.clone();
+    make_like(tx, dir, name, &looks, now)
+}
+
+/// Makes a file with the looks of another.
+pub fn make_like<D: Device>(
+    tx: &mut Tx<'_, D>,
+    dir: Number,
+    name: &[u8],
+    looks: &Predecessor,
+    now: Timestamp,
+) -> Result<Inode> {
+    let new = NewFile {
+        kind: FileKind::Regular,
+        perm: looks.perm,
+        uid: looks.uid,
+        gid: looks.gid,
+        rdev: 0,
+    };
+    let mut inode = match namespace::make(tx, dir, name, &new, now) {
+        Err(Error::Stale) => return Err(Error::NotFound),
+        made => made?,
+    };
+    if inode.gid != looks.gid {
+        inode.gid = looks.gid;
+        save(tx, &inode)?;
+    }
+    for (name, value) in &looks.settings {
+        xattr::set(tx, inode.number, name, value, SetMode::Any, now)?;
+    }
+    load(tx, inode.number)
+}
+
+/// What a fresh file in place of this one is to look like.
+pub fn predecessor(r: &impl Read, inode: &Inode) -> Result<Predecessor> {
+    Ok(Predecessor {
+        perm: inode.perm(),
+        uid: inode.uid,
+        gid: inode.gid,
+        settings: walk::own(r, inode)?,
+    })
+}

@@ -1,0 +1,207 @@
+//! Making and taking names, where it touches the rules of logs: adoption, links, removal.
+
+use super::handle::Kind;
+use super::log::predecessor;
+use super::settings::Mode;
+use super::value::Draft;
+use super::{Opened, Store};
+use crate::cask::{Class, Tx};
+use crate::clock::Timestamp;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::format::FileKind;
+use crate::format::key::Number;
+use crate::fs::inode::{Inode, SET_GID, load, load_dir, save};
+use crate::fs::{Caller, NewFile, OpenFlags, data, namespace};
+
+impl<D: Device> Store<D> {
+    /// Makes a node of any kind; a thread that renamed a log takes over what is back in its place.
+    pub(super) fn make_node(
+        &self,
+        caller: &Caller,
+        dir: Number,
+        name: &[u8],
+        new: &NewFile,
+    ) -> Result<Inode> {
+        let now = self.now();
+        let adopts =
+            new.kind == FileKind::Regular && self.absences.hides(now, caller.tid, dir, name);
+        let (inode, lsn) = self.cask.transact(Class::Grow, |tx| {
+            if adopts && let Some(inode) = adopt(tx, dir, name, new, now)? {
+                return Ok(inode);
+            }
+            namespace::make(tx, dir, name, new, now)
+        })?;
+        self.absences.end(caller.tid, dir, name);
+        self.confirm_in(dir, lsn)?;
+        Ok(inode)
+    }
+
+    /// Makes a regular file and opens it in one step.
+    pub(super) fn make_and_open(
+        &self,
+        caller: &Caller,
+        dir: Number,
+        name: &[u8],
+        perm: u32,
+        flags: OpenFlags,
+    ) -> Result<(Inode, Opened)> {
+        let now = self.now();
+        let kind = FileKind::Regular;
+        let new = NewFile {
+            kind,
+            perm,
+            uid: caller.uid,
+            gid: caller.gid,
+            rdev: 0,
+        };
+        let adopts = self.absences.hides(now, caller.tid, dir, name);
+        let ((inode, mode, drops, _, binding), lsn) = self.cask.transact_then(
+            Class::Grow,
+            |tx| {
+                let mut drops = false;
+                let mut inode = match namespace::make(tx, dir, name, &new, now) {
+                    Err(Error::Exists) => match adopts {
+                        true => adopt(tx, dir, name, &new, now)?.ok_or(Error::Exists)?,
+                        false if flags.exclusive => return Err(Error::Exists),
+                        false => {
+                            drops = flags.truncate;
+                            open_existing(tx, caller, dir, name, flags)?
+                        }
+                    },
+                    made => made?,
+                };
+                let mode = self.walk.of(tx, &inode)?.mode;
+                if drops && mode != Mode::Value && inode.size > 0 {
+                    data::truncate(tx, caller, &mut inode, 0, now)?;
+                }
+                Ok((inode, mode, drops, predecessor(tx, &inode)?, None))
+            },
+            |(inode, mode, _, looks, binding)| {
+                if *mode == Mode::Log && flags.write {
+                    let bound = self.bindings.bind(dir, name, inode.number, looks.clone());
+                    if inode.size == 0 {
+                        bound.state().emptied();
+                    }
+                    *binding = Some(bound);
+                } else {
+                    self.fs.opens().add(inode.number);
+                }
+            },
+        )?;
+        self.absences.end(caller.tid, dir, name);
+        let opened = match (binding, mode) {
+            // The kernel believes the file to be new and the handle to be at its start.
+            (Some(binding), _) => self.opened_log(&inode, 0, flags, binding),
+            (None, Mode::Value) if flags.write => {
+                let draft = if drops {
+                    Draft::empty()
+                } else {
+                    Draft::of_file()
+                };
+                self.opened(inode.number, flags, Kind::Value(draft), mode)
+            }
+            (None, _) => self.opened(inode.number, flags, Kind::Plain, mode),
+        };
+        if let Err(error) = self.confirm_in(dir, lsn) {
+            self.release(inode.number, opened.fh)?;
+            return Err(error);
+        }
+        Ok((inode, opened))
+    }
+
+    /// Gives a file one more name, unless writers are bound to the one it has.
+    pub(super) fn link_unless_live(&self, ino: Number, dir: Number, name: &[u8]) -> Result<Inode> {
+        let now = self.now();
+        let (inode, lsn) = self.cask.transact(Class::Grow, |tx| {
+            let inode = load(tx, ino)?;
+            if let Some(name) = namespace::name_of(tx, &inode)?
+                && self.bindings.find(inode.parent, &name).is_some()
+            {
+                return Err(Error::NotPermitted(
+                    "a log that is being written has one name only",
+                ));
+            }
+            namespace::link(tx, ino, dir, name, now)
+        })?;
+        self.confirm_in(dir, lsn)?;
+        Ok(inode)
+    }
+
+    /// Takes a name; its writers make it anew with their next record.
+    pub(super) fn unlink_name(&self, dir: Number, name: &[u8]) -> Result<()> {
+        let now = self.now();
+        let (_, lsn) = self.cask.transact_then(
+            Class::Release,
+            |tx| {
+                let inode = namespace::lookup(tx, dir, name)?;
+                let looks = predecessor(tx, &inode)?;
+                namespace::unlink(tx, dir, name, &|ino| self.fs.is_open(ino), now)?;
+                Ok(looks)
+            },
+            |looks| {
+                if let Some(binding) = self.bindings.find(dir, name) {
+                    binding.state().cut(None, looks.clone());
+                }
+            },
+        )?;
+        self.confirm_in(dir, lsn)
+    }
+}
+
+/// Gives the live log under a name the looks that its maker asked for. It keeps its content: the
+/// records in it came after the cut. `None` when the name is free, or stands for no regular file.
+fn adopt<D: Device>(
+    tx: &mut Tx<'_, D>,
+    dir: Number,
+    name: &[u8],
+    new: &NewFile,
+    now: Timestamp,
+) -> Result<Option<Inode>> {
+    let mut inode = match namespace::lookup(tx, dir, name) {
+        Ok(inode) if inode.is_file() => inode,
+        Ok(_) | Err(Error::NotFound) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let parent = load_dir(tx, dir)?;
+    inode.set_perm(new.perm);
+    inode.uid = new.uid;
+    inode.gid = if parent.mode & SET_GID != 0 {
+        parent.gid
+    } else {
+        new.gid
+    };
+    inode.ctime = now;
+    save(tx, &inode)?;
+    Ok(Some(inode))
+}
+
+/// Opens what is there after all: somebody made it after the kernel had looked. The kernel has not
+/// checked the caller's permission on it, so unless that is plain the kernel is sent to look again.
+fn open_existing<D: Device>(
+    tx: &mut Tx<'_, D>,
+    caller: &Caller,
+    dir: Number,
+    name: &[u8],
+    flags: OpenFlags,
+) -> Result<Inode> {
+    let inode = namespace::lookup(tx, dir, name)?;
+    if inode.is_file() && may_open(&inode, caller, flags) {
+        Ok(inode)
+    } else {
+        Err(Error::Stale)
+    }
+}
+
+/// Whether the permission bits let the caller open the file, by its user and first group alone.
+fn may_open(inode: &Inode, caller: &Caller, flags: OpenFlags) -> bool {
+    let shift = match caller {
+        Caller { uid: 0, .. } => return true,
+        Caller { uid, .. } if *uid == inode.uid => 6,
+        Caller { gid, .. } if *gid == inode.gid => 3,
+        // A further group of the caller might have fewer rights than others have.
+        _ => return false,
+    };
+    let bits = inode.perm() >> shift;
+    (!flags.read || bits & 4 != 0) && (!flags.write && !flags.truncate || bits & 2 != 0)
+}

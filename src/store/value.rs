@@ -1,0 +1,431 @@
+//! Value mode: the content is replaced in one step when the writing handle is closed.
+//!
+//! A write handle owns a [`Draft`]. Writes, truncations and seeks touch the draft alone; readers see
+//! the old content until the draft is saved, which is one transaction: the inode is given a new
+//! content number. A draft beyond [`MEMORY_MAX`] lives in the cask, as the content of a *spare*: an
+//! inode without a name, which a crash leaves to be removed at the next mount. Saving it exchanges
+//! the two content numbers.
+//!
+//! Invariant: the content of a file in value mode is, at every moment, what some writer had when it
+//! saved. Space is asked for when the draft grows, so that `write(2)` and not `close(2)` says that
+//! there is none.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::handle::{Handle, Kind};
+use super::settings::Mode;
+use super::{NOBODY, Notice, Opened, Store};
+use crate::cask::{Class, Lsn, Read};
+use crate::clock::Timestamp;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::format::FileKind;
+use crate::format::item::FLAG_SPARSE;
+use crate::format::key::Number;
+use crate::fs::inode::{Inode, load, new_inode, save};
+use crate::fs::{Caller, OpenFlags, SetAttr, data, namespace};
+
+/// Most bytes of a draft in memory.
+const MEMORY_MAX: usize = 1 << 20;
+/// Most bytes of all drafts in memory: one more goes into the cask, however small.
+const ALL_MEMORY_MAX: u64 = 64 << 20;
+
+/// Bytes of all drafts in memory.
+#[derive(Debug, Default)]
+pub struct Pending(AtomicU64);
+
+/// Where the content of a draft is.
+#[derive(Debug)]
+enum Content {
+    /// It is the file's own.
+    File,
+    /// Here.
+    Memory(Vec<u8>),
+    /// In the cask, under a spare inode. Its size.
+    Spare(Number, u64),
+}
+
+#[derive(Debug)]
+struct State {
+    content: Content,
+    /// It differs from what was last saved through this handle.
+    dirty: bool,
+    /// Content number and mtime of the file when the draft was last changed: if the file has another
+    /// mtime but still this content when the draft is saved, somebody set it, and it stays.
+    seen: (Number, Timestamp),
+}
+
+/// What a writer has in hand.
+#[derive(Debug)]
+pub struct Draft(Mutex<State>);
+
+impl Draft {
+    /// A draft that starts with the file's content.
+    pub fn of_file() -> Self {
+        Self(Mutex::new(State {
+            content: Content::File,
+            dirty: false,
+            seen: (0, Timestamp::default()),
+        }))
+    }
+
+    /// An empty draft that will replace the content even if nothing is written.
+    pub fn empty() -> Self {
+        let draft = Self::of_file();
+        {
+            let mut state = draft.0.lock();
+            state.content = Content::Memory(Vec::new());
+            state.dirty = true;
+        }
+        draft
+    }
+
+    /// Its size in bytes; `None` while it is the file's own.
+    pub fn size(&self) -> Option<u64> {
+        match &self.0.lock().content {
+            Content::File => None,
+            Content::Memory(bytes) => Some(bytes.len() as u64),
+            Content::Spare(_, size) => Some(*size),
+        }
+    }
+
+    /// Whether there is something to save.
+    pub fn is_dirty(&self) -> bool {
+        self.0.lock().dirty
+    }
+}
+
+impl<D: Device> Store<D> {
+    /// Opens a value for writing.
+    pub(super) fn open_value(&self, ino: Number, flags: OpenFlags) -> Result<Opened> {
+        let inode = self.fs.open(ino)?;
+        let draft = if flags.truncate {
+            Draft::empty()
+        } else {
+            Draft::of_file()
+        };
+        draft.0.lock().seen = (inode.content, inode.mtime);
+        Ok(self.opened(ino, flags, Kind::Value(draft), Mode::Value))
+    }
+
+    /// Reads what the handle has in hand.
+    pub(super) fn read_value(
+        &self,
+        handle: &Handle,
+        draft: &Draft,
+        offset: u64,
+        size: u32,
+        buf: &mut Vec<u8>,
+    ) -> Result<()> {
+        let state = draft.0.lock();
+        match &state.content {
+            Content::File => self.fs.read(handle.ino, offset, size, buf),
+            Content::Spare(spare, _) => self.fs.read(*spare, offset, size, buf),
+            Content::Memory(bytes) => {
+                let from = usize::try_from(offset)
+                    .unwrap_or(usize::MAX)
+                    .min(bytes.len());
+                let to = from.saturating_add(size as usize).min(bytes.len());
+                buf.clear();
+                buf.extend_from_slice(bytes.get(from..to).unwrap_or_default());
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes into the draft.
+    pub(super) fn write_value(
+        &self,
+        caller: &Caller,
+        handle: &Handle,
+        draft: &Draft,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<()> {
+        let mut state = draft.0.lock();
+        self.load_draft(handle, &mut state)?;
+        let offset = match &state.content {
+            Content::Memory(content) if handle.flags.append => content.len() as u64,
+            Content::Spare(_, size) if handle.flags.append => *size,
+            _ => offset,
+        };
+        let end = data::end_of(offset, bytes.len() as u64)?;
+        self.resize(&mut state, end, true)?;
+        match &mut state.content {
+            Content::Memory(content) => {
+                let from = usize::try_from(offset).unwrap_or(usize::MAX);
+                if let Some(target) = content.get_mut(from..from.saturating_add(bytes.len())) {
+                    target.copy_from_slice(bytes);
+                }
+            }
+            Content::Spare(spare, _) => {
+                self.fs.write(caller, *spare, Some(offset), bytes)?;
+            }
+            Content::File => {}
+        }
+        self.changed_draft(handle, &mut state)
+    }
+
+    /// `ftruncate(2)` of a draft.
+    pub(super) fn truncate_value(&self, handle: &Handle, draft: &Draft, size: u64) -> Result<()> {
+        handle.for_writing()?;
+        data::end_of(size, 0)?;
+        let mut state = draft.0.lock();
+        if size == 0 && matches!(state.content, Content::File) {
+            state.content = Content::Memory(Vec::new());
+        }
+        self.load_draft(handle, &mut state)?;
+        self.resize(&mut state, size, false)?;
+        self.changed_draft(handle, &mut state)
+    }
+
+    /// `fallocate(2)` of a draft: it is extended; room beyond its end is not kept.
+    pub(super) fn allocate_value(
+        &self,
+        handle: &Handle,
+        draft: &Draft,
+        mode: i32,
+        offset: u64,
+        len: u64,
+    ) -> Result<()> {
+        let end = data::end_of(offset, len)?;
+        match mode {
+            0 => {}
+            libc::FALLOC_FL_KEEP_SIZE => return Ok(()),
+            _ => return Err(Error::NotSupported("this kind of fallocate on a value")),
+        }
+        let mut state = draft.0.lock();
+        self.load_draft(handle, &mut state)?;
+        self.resize(&mut state, end, true)?;
+        self.changed_draft(handle, &mut state)
+    }
+
+    /// Makes the draft the file's content, if it is dirty.
+    pub(super) fn save_value(&self, handle: &Handle, draft: &Draft) -> Result<()> {
+        let mut state = draft.0.lock();
+        if !state.dirty {
+            return Ok(());
+        }
+        let now = self.now();
+        let lsn = match &state.content {
+            Content::File => return Ok(()),
+            Content::Memory(bytes) => self.save_bytes(handle.ino, bytes, state.seen, now)?,
+            Content::Spare(spare, _) => {
+                let (spare, seen) = (*spare, state.seen);
+                let ((), lsn) = self.cask.transact(Class::Grow, |tx| {
+                    let mut inode = load(tx, handle.ino)?;
+                    let mut other = load(tx, spare)?;
+                    saved(&mut inode, seen, now);
+                    std::mem::swap(&mut inode.content, &mut other.content);
+                    inode.size = other.size;
+                    inode.flags = inode.flags & !FLAG_SPARSE | other.flags & FLAG_SPARSE;
+                    save(tx, &inode)?;
+                    // What the spare holds now is the old content, and goes with it.
+                    save(tx, &other)?;
+                    namespace::reap(tx, spare)
+                })?;
+                state.content = Content::File;
+                lsn
+            }
+        };
+        state.dirty = false;
+        let inode = self.fs.inode(handle.ino)?;
+        state.seen = (inode.content, inode.mtime);
+        drop(state);
+        self.notify(Notice::InvalidateInode(handle.ino));
+        let settings = self.walk.of(&*self.cask, &inode)?;
+        self.confirm(&settings, lsn, handle.flags.sync)
+    }
+
+    fn save_bytes(
+        &self,
+        ino: Number,
+        bytes: &[u8],
+        seen: (Number, Timestamp),
+        now: Timestamp,
+    ) -> Result<Lsn> {
+        if bytes.is_empty() {
+            let ((), lsn) = self.cask.transact(Class::Release, |tx| {
+                let mut inode = load(tx, ino)?;
+                tx.truncate(inode.content, 0);
+                saved(&mut inode, seen, now);
+                inode.size = 0;
+                inode.flags &= !FLAG_SPARSE;
+                save(tx, &inode)
+            })?;
+            return Ok(lsn);
+        }
+        let staged = self.cask.stage(0, bytes)?;
+        let ((), lsn) = self.cask.transact(Class::Grow, |tx| {
+            let mut inode = load(tx, ino)?;
+            tx.drop_content(inode.content);
+            saved(&mut inode, seen, now);
+            inode.content = tx.new_number();
+            inode.size = bytes.len() as u64;
+            inode.flags &= !FLAG_SPARSE;
+            tx.write_staged(inode.content, &staged);
+            save(tx, &inode)
+        })?;
+        Ok(lsn)
+    }
+
+    /// Drops a draft that will not be saved.
+    pub(super) fn discard(&self, draft: &Draft) -> Result<()> {
+        let mut state = draft.0.lock();
+        match std::mem::replace(&mut state.content, Content::File) {
+            Content::File => Ok(()),
+            Content::Memory(bytes) => {
+                self.pending
+                    .0
+                    .fetch_sub(bytes.len() as u64, Ordering::AcqRel);
+                Ok(())
+            }
+            Content::Spare(spare, _) => self.drop_spare(spare),
+        }
+    }
+
+    /// Takes the file's content into the draft, if that was not done yet.
+    fn load_draft(&self, handle: &Handle, state: &mut State) -> Result<()> {
+        if !matches!(state.content, Content::File) {
+            return Ok(());
+        }
+        let inode = self.fs.inode(handle.ino)?;
+        state.content = Content::Memory(Vec::new());
+        let loaded = self
+            .resize(state, inode.size, true)
+            .and_then(|()| match &mut state.content {
+                Content::Memory(bytes) => {
+                    let size = u32::try_from(inode.size).unwrap_or(u32::MAX);
+                    data::read(&*self.cask, &inode, 0, size, bytes)
+                }
+                Content::Spare(spare, _) => self.copy(&inode, 0, *spare),
+                Content::File => Ok(()),
+            });
+        if loaded.is_err() && !state.dirty {
+            // Half a copy must not be taken for what is in hand.
+            if let Content::Spare(spare, _) = state.content {
+                self.drop_spare(spare)?;
+            }
+            state.content = Content::File;
+        }
+        loaded
+    }
+
+    /// Copies what a file holds from `from` on to the start of a spare.
+    pub(super) fn copy(&self, source: &Inode, from: u64, spare: Number) -> Result<()> {
+        let mut piece = Vec::new();
+        let mut at = from;
+        while at < source.size {
+            data::read(&*self.cask, source, at, 1 << 20, &mut piece)?;
+            self.fs.write(&NOBODY, spare, Some(at - from), &piece)?;
+            at += (piece.len() as u64).max(1);
+        }
+        Ok(())
+    }
+
+    /// Gives the draft this size, or with `grow_only` at least this size. What it grows by is zeros
+    /// and is paid for.
+    fn resize(&self, state: &mut State, size: u64, grow_only: bool) -> Result<()> {
+        let old = match &state.content {
+            Content::Memory(bytes) => bytes.len() as u64,
+            Content::Spare(_, size) => *size,
+            Content::File => 0,
+        };
+        if size == old || grow_only && size < old {
+            return Ok(());
+        }
+        if let Content::Memory(bytes) = &mut state.content {
+            let pending = &self.pending.0;
+            if size < old {
+                bytes.truncate(usize::try_from(size).unwrap_or(usize::MAX));
+                pending.fetch_sub(old - size, Ordering::AcqRel);
+                return Ok(());
+            }
+            let total = pending.load(Ordering::Acquire).saturating_add(size - old);
+            if size <= MEMORY_MAX as u64 && total <= ALL_MEMORY_MAX {
+                self.has_room(old, size)?;
+                pending.fetch_add(size - old, Ordering::AcqRel);
+                bytes.resize(usize::try_from(size).unwrap_or(MEMORY_MAX), 0);
+                return Ok(());
+            }
+            let spare = self.make_spare()?;
+            if let Err(error) = self.fs.write(&NOBODY, spare, Some(0), bytes) {
+                self.drop_spare(spare)?;
+                return Err(error);
+            }
+            pending.fetch_sub(old, Ordering::AcqRel);
+            state.content = Content::Spare(spare, old);
+        }
+        if let Content::Spare(spare, of) = &mut state.content {
+            let set = SetAttr {
+                size: Some(size),
+                ..SetAttr::default()
+            };
+            self.fs.setattr(&NOBODY, *spare, &set)?;
+            *of = size;
+        }
+        Ok(())
+    }
+
+    /// Whether the cask has room for all drafts in memory once one of them has grown.
+    fn has_room(&self, old: u64, new: u64) -> Result<()> {
+        let block = u64::from(self.cask.block_size());
+        if new.div_ceil(block) == old.div_ceil(block) {
+            return Ok(());
+        }
+        let wanted = self
+            .pending
+            .0
+            .load(Ordering::Acquire)
+            .saturating_add(new - old);
+        let fits = |free: u64| wanted.div_ceil(block) <= free;
+        if fits(self.cask.stats().free_blocks) {
+            return Ok(());
+        }
+        self.cask.settle()?;
+        if fits(self.cask.stats().free_blocks) {
+            Ok(())
+        } else {
+            Err(Error::NoSpace)
+        }
+    }
+
+    /// The draft was changed.
+    fn changed_draft(&self, handle: &Handle, state: &mut State) -> Result<()> {
+        let inode = self.fs.inode(handle.ino)?;
+        state.seen = (inode.content, inode.mtime);
+        state.dirty = true;
+        Ok(())
+    }
+
+    /// Makes an inode without a name, to hold content for a while.
+    pub(super) fn make_spare(&self) -> Result<Number> {
+        let now = self.now();
+        let (spare, _) = self.cask.transact(Class::Grow, |tx| {
+            let kind = FileKind::Regular;
+            let inode = new_inode(tx, kind, 0o600, 0, 0, 0, now)?;
+            namespace::keep_orphan(tx, &inode)?;
+            Ok(inode.number)
+        })?;
+        Ok(spare)
+    }
+
+    /// Removes it, with what it holds.
+    pub(super) fn drop_spare(&self, spare: Number) -> Result<()> {
+        self.cask
+            .transact(Class::Release, |tx| namespace::reap(tx, spare))
+            .map(drop)
+    }
+}
+
+/// The content of a file is being replaced.
+fn saved(inode: &mut Inode, seen: (Number, Timestamp), now: Timestamp) {
+    let (content, mtime) = seen;
+    if inode.content != content || inode.mtime == mtime {
+        inode.mtime = now;
+    }
+    inode.ctime = now;
+    inode.drop_set_id(&NOBODY);
+}
