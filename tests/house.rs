@@ -3,7 +3,12 @@
 //! The layering, the head of each file, where `unsafe` and fuser may stand, how long a file may be,
 //! and that the documents keep up with the code. A rule that is broken names file and line.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,7 +50,9 @@ fn root() -> &'static Path {
 
 fn rust_files(under: &str) -> Vec<Source> {
     fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
-        let Ok(entries) = fs::read_dir(dir) else { return };
+        let Ok(entries) = fs::read_dir(dir) else {
+            return;
+        };
         for entry in entries {
             let path = entry.unwrap().path();
             if path.is_dir() {
@@ -65,10 +72,23 @@ fn rust_files(under: &str) -> Vec<Source> {
             let lines: Vec<String> = text.lines().map(str::to_owned).collect();
             let tests_from = lines
                 .windows(2)
-                .position(|pair| pair[0].trim() == "#[cfg(test)]" && pair[1].trim_start().starts_with("mod ") && pair[1].ends_with('{'))
+                .position(|pair| {
+                    pair[0].trim() == "#[cfg(test)]"
+                        && pair[1].trim_start().starts_with("mod ")
+                        && pair[1].ends_with('{')
+                })
                 .unwrap_or(lines.len());
-            let path = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
-            Source { path, lines, tests_from }
+            let path = path
+                .strip_prefix(root())
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned();
+            Source {
+                path,
+                lines,
+                tests_from,
+            }
         })
         .collect();
     // Modules that are compiled for tests only, and the files below them.
@@ -79,7 +99,14 @@ fn rust_files(under: &str) -> Vec<Source> {
             if !gate.starts_with("#[cfg(") || !gate.contains("test") || gate.contains("not(") {
                 continue;
             }
-            let Some(name) = pair[1].trim().trim_start_matches("pub(crate) ").trim_start_matches("pub ").strip_prefix("mod ") else { continue };
+            let Some(name) = pair[1]
+                .trim()
+                .trim_start_matches("pub(crate) ")
+                .trim_start_matches("pub ")
+                .strip_prefix("mod ")
+            else {
+                continue;
+            };
             if let Some(name) = name.strip_suffix(';') {
                 let dir = match source.path.rsplit_once('/') {
                     Some((dir, "mod.rs" | "lib.rs")) => dir.to_owned(),
@@ -91,7 +118,9 @@ fn rust_files(under: &str) -> Vec<Source> {
         }
     }
     for source in &mut sources {
-        if test_only.iter().any(|gated| source.path == *gated || (gated.ends_with('/') && source.path.starts_with(gated))) {
+        if test_only.iter().any(|gated| {
+            source.path == *gated || (gated.ends_with('/') && source.path.starts_with(gated))
+        }) {
             source.tests_from = 0;
         }
     }
@@ -127,7 +156,8 @@ fn code(line: &str) -> String {
 fn has_word(text: &str, word: &str) -> bool {
     let part = |c: char| c.is_alphanumeric() || c == '_';
     text.match_indices(word).any(|(at, _)| {
-        !text[..at].chars().next_back().is_some_and(part) && !text[at + word.len()..].chars().next().is_some_and(part)
+        !text[..at].chars().next_back().is_some_and(part)
+            && !text[at + word.len()..].chars().next().is_some_and(part)
     })
 }
 
@@ -175,7 +205,10 @@ fn crate_paths(source: &Source) -> Vec<(usize, String)> {
             }
             found.push((line_of(at), name));
         } else {
-            let name = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let name = rest
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect();
             found.push((line_of(at), name));
         }
     }
@@ -197,13 +230,23 @@ fn a_module_names_only_lower_layers() {
     let mut broken = Vec::new();
     let mut edges = 0;
     for source in rust_files("src") {
-        let module = source.path.trim_start_matches("src/").trim_end_matches(".rs").split('/').next().unwrap().to_owned();
+        let module = source
+            .path
+            .trim_start_matches("src/")
+            .trim_end_matches(".rs")
+            .split('/')
+            .next()
+            .unwrap()
+            .to_owned();
         if module == "lib" || module == "main" {
             continue;
         }
         let own = layer_of(&module);
         if own.is_none() && !FREE.contains(&module.as_str()) {
-            broken.push(format!("{}: module `{module}` has no place in the order", source.path));
+            broken.push(format!(
+                "{}: module `{module}` has no place in the order",
+                source.path
+            ));
             continue;
         }
         for (line, name) in crate_paths(&source) {
@@ -214,13 +257,22 @@ fn a_module_names_only_lower_layers() {
             }
             match (own, layer_of(&name)) {
                 (Some(own), Some(other)) if other < own => {}
-                (_, None) => broken.push(format!("{}:{line}: `crate::{name}` has no place in the order", source.path)),
-                _ => broken.push(format!("{}:{line}: `{module}` names `{name}`, which does not stand below it", source.path)),
+                (_, None) => broken.push(format!(
+                    "{}:{line}: `crate::{name}` has no place in the order",
+                    source.path
+                )),
+                _ => broken.push(format!(
+                    "{}:{line}: `{module}` names `{name}`, which does not stand below it",
+                    source.path
+                )),
             }
         }
     }
     println!("{edges} paths looked at");
-    assert!(edges > 0, "no `crate::` path was found: the reader is blind");
+    assert!(
+        edges > 0,
+        "no `crate::` path was found: the reader is blind"
+    );
     report("the layers point downwards only", &broken);
 }
 
@@ -229,7 +281,12 @@ fn every_source_file_says_what_it_is() {
     let broken: Vec<String> = ["src", "tests"]
         .iter()
         .flat_map(|dir| rust_files(dir))
-        .filter(|source| !source.lines.first().is_some_and(|line| line.starts_with("//!")))
+        .filter(|source| {
+            !source
+                .lines
+                .first()
+                .is_some_and(|line| line.starts_with("//!"))
+        })
         .map(|source| source.path)
         .collect();
     report("each file opens with `//!`", &broken);
@@ -242,7 +299,10 @@ fn no_source_file_is_too_long() {
         .filter(|source| source.lines.len() > LINES_MAX)
         .map(|source| format!("{}: {} lines", source.path, source.lines.len()))
         .collect();
-    report(&format!("no file of src is longer than {LINES_MAX} lines"), &broken);
+    report(
+        &format!("no file of src is longer than {LINES_MAX} lines"),
+        &broken,
+    );
 }
 
 /// Every line of code under `dirs` that `wrong` objects to. `wrong` is told whether it is test code.
@@ -263,13 +323,24 @@ fn unsafe_stands_in_two_files_only() {
     let broken = lines_where(&["src", "tests"], |source, line, _| {
         has_word(line, "unsafe") && !UNSAFE.contains(&source.path.as_str())
     });
-    report("`unsafe` stands only in the two files named for it", &broken);
+    report(
+        "`unsafe` stands only in the two files named for it",
+        &broken,
+    );
     let unexplained: Vec<String> = rust_files("src")
         .iter()
         .filter(|source| UNSAFE.contains(&source.path.as_str()))
         .filter(|source| {
-            let blocks = source.lines.iter().filter(|line| code(line).contains("unsafe {")).count();
-            let reasons = source.lines.iter().filter(|line| line.trim_start().starts_with("// SAFETY:")).count();
+            let blocks = source
+                .lines
+                .iter()
+                .filter(|line| code(line).contains("unsafe {"))
+                .count();
+            let reasons = source
+                .lines
+                .iter()
+                .filter(|line| line.trim_start().starts_with("// SAFETY:"))
+                .count();
             reasons < blocks
         })
         .map(|source| source.path.clone())
@@ -279,14 +350,25 @@ fn unsafe_stands_in_two_files_only() {
 
 #[test]
 fn one_file_names_fuser() {
-    let broken = lines_where(&["src"], |source, line, _| has_word(line, "fuser") && source.path != FUSER);
+    let broken = lines_where(&["src"], |source, line, _| {
+        has_word(line, "fuser") && source.path != FUSER
+    });
     report("only src/fuse/dev.rs names fuser", &broken);
 }
 
 #[test]
 fn nothing_in_src_panics_on_purpose() {
-    let words = [".unwrap()", ".expect(", "todo!", "unimplemented!", "dbg!", "panic!("];
-    let broken = lines_where(&["src"], |_, line, test| !test && words.iter().any(|word| line.contains(word)));
+    let words = [
+        ".unwrap()",
+        ".expect(",
+        "todo!",
+        "unimplemented!",
+        "dbg!",
+        "panic!(",
+    ];
+    let broken = lines_where(&["src"], |_, line, test| {
+        !test && words.iter().any(|word| line.contains(word))
+    });
     report("no unwrap, expect, todo or panic in src", &broken);
 }
 
@@ -295,7 +377,10 @@ fn nobody_sleeps() {
     // Spelled in two halves, so that this file does not find itself.
     let word = ["thread::", "sleep"].concat();
     let broken = lines_where(&["src", "tests"], |_, line, _| line.contains(&word));
-    report("code and tests wait on conditions, they do not sleep", &broken);
+    report(
+        "code and tests wait on conditions, they do not sleep",
+        &broken,
+    );
 }
 
 /// All documents a user reads, as one text.
@@ -312,7 +397,10 @@ fn documents() -> String {
 
 #[test]
 fn the_documents_name_every_verb() {
-    let help = Command::new(env!("CARGO_BIN_EXE_caskfs")).arg("--help").output().unwrap();
+    let help = Command::new(env!("CARGO_BIN_EXE_caskfs"))
+        .arg("--help")
+        .output()
+        .unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
     let verbs: Vec<&str> = help
         .lines()
@@ -323,7 +411,10 @@ fn the_documents_name_every_verb() {
         .filter_map(|line| line.split_whitespace().next())
         .filter(|verb| *verb != "help")
         .collect();
-    assert!(!verbs.is_empty(), "`caskfs --help` lists no commands:\n{help}");
+    assert!(
+        !verbs.is_empty(),
+        "`caskfs --help` lists no commands:\n{help}"
+    );
     println!("{} verbs", verbs.len());
     let documents = documents();
     let missing: Vec<String> = verbs
@@ -331,7 +422,10 @@ fn the_documents_name_every_verb() {
         .filter(|verb| !has_word(&documents, &format!("caskfs {verb}")))
         .map(|verb| format!("caskfs {verb}"))
         .collect();
-    report("README.md or docs/ shows each verb as `caskfs VERB`", &missing);
+    report(
+        "README.md or docs/ shows each verb as `caskfs VERB`",
+        &missing,
+    );
 }
 
 #[test]
@@ -357,8 +451,14 @@ fn every_switch_of_the_tests_is_described() {
     for source in rust_files("tests") {
         for line in &source.lines {
             for (at, _) in line.match_indices("\"CASKFS_") {
-                let name: String = line[at + 1..].chars().take_while(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || *c == '_').collect();
-                if name.len() > "CASKFS_".len() && !testing.contains(&name) && !missing.contains(&name) {
+                let name: String = line[at + 1..]
+                    .chars()
+                    .take_while(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || *c == '_')
+                    .collect();
+                if name.len() > "CASKFS_".len()
+                    && !testing.contains(&name)
+                    && !missing.contains(&name)
+                {
                     missing.push(name);
                 }
             }
@@ -379,7 +479,10 @@ fn the_reader_sees_what_it_must() {
         ],
         tests_from: 3,
     };
-    let names: Vec<String> = crate_paths(&source).into_iter().map(|(line, name)| format!("{line} {name}")).collect();
+    let names: Vec<String> = crate_paths(&source)
+        .into_iter()
+        .map(|(line, name)| format!("{line} {name}"))
+        .collect();
     assert_eq!(names, ["1 tree", "1 format", "1 Error", "3 cask"]);
     assert!(has_word("an unsafe block", "unsafe") && !has_word("#![allow(unsafe_code)]", "unsafe"));
     assert_eq!(code("a(\"// no\") // yes"), "a(\"\") ");
