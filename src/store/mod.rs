@@ -627,7 +627,10 @@ impl<D: Device> Store<D> {
         let fh = self.handles.reserve();
         let opened = Opened {
             fh,
-            direct_io: !matches!(kind, Kind::Plain),
+            // The kernel takes every write to have made the inode that was opened longer. In a log
+            // it may have gone to another file, in a value to a draft: a reader through the page
+            // cache would be given zeros behind the true end until the size is asked for again.
+            direct_io: mode != Mode::Plain || !matches!(kind, Kind::Plain),
             keep_cache: mode == Mode::Plain,
             no_flush: !matches!(kind, Kind::Value(_)),
         };
