@@ -74,7 +74,8 @@ fn a_cask_does_what_the_model_does() {
         let device = MemoryDevice::new();
         Cask::format(&device, &case.geometry.format_options()).unwrap();
         let mut model = ModelFs::new(0o755, time_of(0));
-        let mut subject = StoreSubject::open(device.clone(), time_of(0)).unwrap();
+        let mut subject =
+            StoreSubject::open(device.clone(), case.geometry.spacing, time_of(0)).unwrap();
         let mut past = Vec::new();
         for (n, op) in case.ops.iter().enumerate() {
             past.push(op.to_string());
@@ -94,7 +95,7 @@ fn a_cask_does_what_the_model_does() {
             if n % 50 == 49 {
                 subject.store().close().unwrap();
                 model.crash();
-                subject = StoreSubject::open(device.clone(), now).unwrap();
+                subject = StoreSubject::open(device.clone(), case.geometry.spacing, now).unwrap();
                 let seen = subject.dump().unwrap();
                 let wanted = model.dump();
                 assert!(

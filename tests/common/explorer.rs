@@ -98,12 +98,13 @@ impl Life {
     /// Opens the cask on `device` and does `ops`.
     fn live(
         device: &RecordingDevice,
+        spacing: u32,
         from: usize,
         model: ModelFs,
         done: usize,
         ops: Vec<Op>,
     ) -> Result<Self, String> {
-        let mut subject = StoreSubject::open(device.clone(), time_of(done))
+        let mut subject = StoreSubject::open(device.clone(), spacing, time_of(done))
             .map_err(|error| format!("does not open: {error}"))?;
         device.mark(OPENED);
         let start = model.clone();
@@ -234,10 +235,20 @@ impl Explorer<'_> {
         Cask::format(&made, &self.case.geometry.format_options())
             .map_err(|error| format!("cannot be made: {error}"))?;
         let image = made.into_bytes();
-        self.free_when_empty = drained(MemoryDevice::from_bytes(image.clone()))?;
+        self.free_when_empty = drained(
+            MemoryDevice::from_bytes(image.clone()),
+            self.case.geometry.spacing,
+        )?;
         let device = RecordingDevice::new(image);
         let model = ModelFs::new(0o755, time_of(0));
-        let life = Life::live(&device, 0, model, 0, self.case.ops.clone())?;
+        let life = Life::live(
+            &device,
+            self.case.geometry.spacing,
+            0,
+            model,
+            0,
+            self.case.ops.clone(),
+        )?;
         while self.states < self.case.states {
             let before = self.states;
             self.walk(&life)?;
@@ -310,9 +321,9 @@ impl Explorer<'_> {
                 life.depth,
                 resolver.position(),
                 resolver.end(),
-            )
+            ) + &story(&life.recording, resolver.position())
         })?;
-        let (Some(image), Some(k)) = (kept, life.states.iter().position(|s| *s == found)) else {
+        let (Some(image), Some(k)) = (kept, life.states.iter().rposition(|s| *s == found)) else {
             return Ok(());
         };
         self.next_life(life, resolver, progress, image, k, killed)
@@ -327,8 +338,12 @@ impl Explorer<'_> {
         progress: Progress,
     ) -> Result<u64, String> {
         let memory = MemoryDevice::from_bytes(image);
-        let subject = StoreSubject::open(memory.clone(), time_of(life.done + life.ops.len() + 1))
-            .map_err(|error| format!("does not open: {error}"))?;
+        let subject = StoreSubject::open(
+            memory.clone(),
+            self.case.geometry.spacing,
+            time_of(life.done + life.ops.len() + 1),
+        )
+        .map_err(|error| format!("does not open: {error}"))?;
         let dump = subject
             .dump()
             .map_err(|error| format!("cannot be read: {error}"))?;
@@ -348,7 +363,7 @@ impl Explorer<'_> {
         }
         drop(subject);
         if self.states.is_multiple_of(16) {
-            let free = drained(memory.clone())?;
+            let free = drained(memory.clone(), self.case.geometry.spacing)?;
             if free != self.free_when_empty {
                 let wanted = self.free_when_empty;
                 return Err(format!(
@@ -388,10 +403,23 @@ impl Explorer<'_> {
         let ops = workload_on(model.clone(), done, self.rng.next_u64(), self.case.mix, len);
         let printed: Vec<String> = ops.iter().map(Op::to_string).collect();
         let run = |explorer: &mut Self| -> Result<(), String> {
-            let mut next = Life::live(&device, from, model, done, ops)?;
+            let mut next = Life::live(
+                &device,
+                explorer.case.geometry.spacing,
+                from,
+                model,
+                done,
+                ops,
+            )?;
             next.depth = life.depth + 1;
-            next.past_lost = life.acceptable(progress, false);
-            next.past_killed = life.acceptable(progress, true);
+            // Recovery is repeatable: dying in it changes nothing, but what was pending before it.
+            let found = life.states[k];
+            next.past_killed = vec![found];
+            next.past_lost = if killed {
+                life.acceptable(progress, false)
+            } else {
+                vec![found]
+            };
             next.began_pending = killed;
             explorer.sample(&next)
         };
@@ -432,11 +460,31 @@ impl Explorer<'_> {
     }
 }
 
+/// The last events before a position, in words.
+fn story(recording: &Recording, position: usize) -> String {
+    let end = position.div_ceil(2).min(recording.events.len());
+    let last = &recording.events[end.saturating_sub(24)..end];
+    last.iter().fold(String::new(), |text, event| {
+        text + "\n  "
+            + &match event {
+                Event::Write { offset, data } => format!("write {offset} +{}", data.len()),
+                Event::WriteDurable { offset, data } => {
+                    format!("write durably {offset} +{}", data.len())
+                }
+                Event::Mark(tag) => {
+                    let what = ["", "opened", "issued", "returned", "acked"][(tag >> 32) as usize];
+                    format!("{what} {}", tag & 0xffff_ffff)
+                }
+                other => format!("{other:?}"),
+            }
+    })
+}
+
 /// Fills the cask until it has no room, deletes everything, and answers the free blocks then.
-fn drained<D: Device>(device: D) -> Result<u64, String> {
+fn drained<D: Device>(device: D, spacing: u32) -> Result<u64, String> {
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("liveness: {what}: {error}");
     let now = time_of(LIFE_STRIDE * 10);
-    let mut subject = StoreSubject::open(device, now).map_err(|e| failed("open", &e))?;
+    let mut subject = StoreSubject::open(device, spacing, now).map_err(|e| failed("open", &e))?;
     let block = u64::from(subject.store().cask().stats().block_size);
     let mut full = false;
     for number in 0..10_000 {

@@ -118,11 +118,12 @@ impl ModelFs {
             Op::Punch { path, offset, len } => {
                 let ino = self.regular(path)?;
                 let inode = self.inode(ino);
-                let end = offset.saturating_add(*len).min(inode.data.len() as u64) as usize;
-                if let Some(range) = inode.data.get_mut(*offset as usize..end) {
-                    range.fill(0);
+                // As ext4: beyond the end there is nothing to do, not even to the time.
+                if *offset < inode.data.len() as u64 {
+                    let end = offset.saturating_add(*len).min(inode.data.len() as u64);
+                    inode.data[*offset as usize..end as usize].fill(0);
+                    inode.mtime = now;
                 }
-                inode.mtime = now;
                 Ok(())
             }
             Op::SetXattr { path, name, value } => {
@@ -227,6 +228,15 @@ impl ModelFs {
     fn find(&self, path: &Path) -> Result<u64, i32> {
         path.names()
             .try_fold(ROOT, |dir, name| self.entry(dir, name))
+    }
+
+    fn find_dir(&self, path: &Path) -> Result<u64, i32> {
+        let ino = self.find(path)?;
+        if self.inodes[&ino].is_dir() {
+            Ok(ino)
+        } else {
+            Err(ENOTDIR)
+        }
     }
 
     fn entry(&self, dir: u64, name: &[u8]) -> Result<u64, i32> {
@@ -376,7 +386,7 @@ impl ModelFs {
         }
         let (from_dir, from_name) = from.split().ok_or(EINVAL)?;
         let (to_dir, to_name) = to.split().ok_or(EINVAL)?;
-        let (from_dir, to_dir) = (self.find(&from_dir)?, self.find(&to_dir)?);
+        let (from_dir, to_dir) = (self.find_dir(&from_dir)?, self.find_dir(&to_dir)?);
         let source = self.entry(from_dir, from_name)?;
         let target = match self.entry(to_dir, to_name) {
             Err(ENOENT) => None,

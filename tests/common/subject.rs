@@ -135,10 +135,14 @@ pub struct StoreSubject<D: Device> {
 }
 
 impl<D: Device> StoreSubject<D> {
-    /// Opens (and recovers) the cask on `device`.
-    pub fn open(device: D, now: Timestamp) -> Result<Self, Error> {
+    /// Opens (and recovers) the cask on `device`, whose superblock copies stand `spacing` apart.
+    pub fn open(device: D, spacing: u32, now: Timestamp) -> Result<Self, Error> {
         let clock = Arc::new(ManualClock::new(now));
-        let cask = Arc::new(Cask::open(device, OpenOptions::default())?);
+        let options = OpenOptions {
+            read_only: false,
+            superblock_spacing: Some(spacing),
+        };
+        let cask = Arc::new(Cask::open(device, options)?);
         let store = Store::new(cask, Arc::clone(&clock) as Arc<dyn Clock>)?;
         Ok(Self {
             store,

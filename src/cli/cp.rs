@@ -1,0 +1,363 @@
+//! `caskfs cp`: copies into a cask, out of one, and between two; with `-x` by inode number.
+//!
+//! Both ends are an [`Access`]: the host is one whose mountpoint is `/`. Invariant: a file in a cask
+//! is replaced in one step, so that nobody sees a part of the copy.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use clap::Args;
+
+use super::access::{Access, Links, Need, Source, pump, read_file, replace, walk};
+use super::exit::{CliError, Outcome, shown};
+use super::live::Live;
+use super::mountinfo::CaskMount;
+use super::out::Out;
+use super::target::{Casks, Target};
+use super::units::kind_word;
+use crate::error::Error;
+use crate::format::FileKind;
+use crate::format::key::ROOT;
+use crate::fs::Attr;
+
+/// Copy files into a cask, out of one or between two
+///
+/// What is no CONTAINER:PATH is a file of the host; `-` is standard input or output.
+#[derive(Debug, Args)]
+pub struct CpArgs {
+    /// Copy directories with all that is in them
+    #[arg(short, long)]
+    recursive: bool,
+    /// Export the file of this inode number, to FILE or under its own name; may be given several times
+    #[arg(short = 'x', long = "export", value_name = "NUMBER[=FILE]", value_parser = parse_export, conflicts_with = "recursive")]
+    exports: Vec<Export>,
+    /// What to copy, and last where to; with -x the container alone
+    #[arg(value_name = "FILE", required = true)]
+    paths: Vec<OsString>,
+}
+
+/// A file to export by number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Export {
+    number: u64,
+    file: Option<String>,
+}
+
+fn parse_export(text: &str) -> Result<Export, String> {
+    let (number, file) = match text.split_once('=') {
+        Some((number, file)) if !file.is_empty() => (number, Some(file.to_owned())),
+        Some(_) => return Err(format!("`{text}` names no file after the `=`")),
+        None => (text, None),
+    };
+    match number.parse() {
+        Ok(0) | Err(_) => Err(format!("`{number}` is not an inode number")),
+        Ok(ROOT) => Err("inode 1 is the root directory, which holds the names".into()),
+        Ok(number) => Ok(Export { number, file }),
+    }
+}
+
+/// Runs the verb.
+pub fn run(args: CpArgs) -> Result<(), CliError> {
+    if !args.exports.is_empty() {
+        return export(&args);
+    }
+    let Some((last, sources)) = args.paths.split_last().filter(|(_, s)| !s.is_empty()) else {
+        return Err(CliError::usage(
+            "cp takes what to copy and where to; try `caskfs cp --help`",
+        ));
+    };
+    Casks::with(|casks| {
+        // Where to comes first: what is written to must be opened for writing.
+        let to = End::open(casks, last, Need::Write)?;
+        let mut all = Ok(());
+        for source in sources {
+            let copied = End::open(casks, source, Need::Read)
+                .and_then(|from| copy(&from, &to, &args, sources.len() > 1));
+            if let Err(error) = copied {
+                if error.outcome() != Outcome::Failed {
+                    return Err(error);
+                }
+                error.report();
+                all = Err(CliError::said());
+            }
+        }
+        all
+    })
+}
+
+/// One end of a copy.
+enum End {
+    /// Standard input or output.
+    Standard,
+    /// A file, of the host or in a cask.
+    File(Place),
+}
+
+/// A path and how to get at it.
+struct Place {
+    access: Rc<dyn Access>,
+    path: PathBuf,
+    /// It lies outside of every cask.
+    host: bool,
+    /// What was typed ends in `/`, so it names a directory.
+    directory: bool,
+}
+
+impl End {
+    fn open(casks: &mut Casks, typed: &OsStr, need: Need) -> Result<Self, CliError> {
+        if typed == "-" {
+            return Ok(Self::Standard);
+        }
+        let directory = typed.as_encoded_bytes().ends_with(b"/");
+        let (access, path, host) = match Target::parse_any(typed) {
+            Target::Host(path) => {
+                let path = std::path::absolute(&path)
+                    .map_err(|error| CliError::io(shown(&path), &error))?;
+                (host(), path, true)
+            }
+            target => (
+                casks.open(&target, need)?,
+                target.path().to_path_buf(),
+                false,
+            ),
+        };
+        Ok(Self::File(Place {
+            access,
+            path,
+            host,
+            directory,
+        }))
+    }
+}
+
+/// The host's own files, as if they were those of a cask mounted at the root.
+fn host() -> Rc<dyn Access> {
+    let root = PathBuf::from("/");
+    Rc::new(Live::new(CaskMount {
+        source: root.clone(),
+        mountpoint: root.clone(),
+        root,
+    }))
+}
+
+fn copy(from: &End, to: &End, args: &CpArgs, several: bool) -> Result<(), CliError> {
+    match (from, to) {
+        (End::File(from), End::Standard) if !from.host => to_stdout(&*from.access, &from.path),
+        (End::Standard, End::File(to)) if !to.host => {
+            if to.directory || is_directory(to)? {
+                return Err(CliError::at(to.access.shown(&to.path), &Error::IsDirectory));
+            }
+            replace(&*to.access, &to.path, 0o666 & !umask(), &mut |sink| {
+                pump(&mut io::stdin().lock(), "standard input", sink)
+            })
+        }
+        (End::File(from), End::File(to)) if !(from.host && to.host) => {
+            let path = destination(from, to, several)?;
+            copy_all(from, to, &path, args.recursive)
+        }
+        _ => Err(CliError::usage(
+            "neither what to copy nor where to lies in a cask; use cp(1)",
+        )),
+    }
+}
+
+/// Where a source goes: into a directory under its own name, else under the name given.
+fn destination(from: &Place, to: &Place, several: bool) -> Result<PathBuf, CliError> {
+    if is_directory(to)? {
+        return match from.path.file_name() {
+            Some(name) => Ok(to.path.join(name)),
+            // The root of a cask has no name: what is in it goes where it is to go.
+            None => Ok(to.path.clone()),
+        };
+    }
+    if several || to.directory {
+        let name = to.access.shown(&to.path);
+        return Err(CliError::failed(format!(
+            "{name}: is no directory; make it first"
+        )));
+    }
+    Ok(to.path.clone())
+}
+
+fn is_directory(place: &Place) -> Result<bool, CliError> {
+    match place.access.stat(&place.path, Links::Follow) {
+        Ok(attr) => Ok(attr.kind == FileKind::Directory),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Copies one source; a directory with all that is in it.
+fn copy_all(from: &Place, to: &Place, path: &Path, recursive: bool) -> Result<(), CliError> {
+    let links = if recursive {
+        Links::Keep
+    } else {
+        Links::Follow
+    };
+    let attr = from.access.stat(&from.path, links)?;
+    let (from_name, to_name) = (from.access.shown(&from.path), to.access.shown(path));
+    if attr.kind != FileKind::Directory {
+        return copy_one(&*from.access, &from.path, &attr, to, path);
+    }
+    if !recursive {
+        return Err(CliError::failed(format!(
+            "{from_name}: is a directory; use -r to copy it and what is in it"
+        )));
+    }
+    if Path::new(&to_name).starts_with(&from_name) {
+        return Err(CliError::failed(format!(
+            "{from_name}: cannot be copied into itself, to {to_name}"
+        )));
+    }
+    make_directory(&*to.access, path, attr.perm)?;
+    let mut all = Ok(());
+    walk(&*from.access, &from.path, &mut |below, attr| {
+        let target = path.join(below.strip_prefix(&from.path).unwrap_or(below));
+        let copied = match attr.kind {
+            FileKind::Directory => return make_directory(&*to.access, &target, attr.perm),
+            _ => copy_one(&*from.access, below, attr, to, &target),
+        };
+        if let Err(error) = copied {
+            error.report();
+            all = Err(CliError::said());
+        }
+        Ok(())
+    })?;
+    all
+}
+
+/// Makes a directory unless it is there.
+fn make_directory(access: &dyn Access, path: &Path, perm: u32) -> Result<(), CliError> {
+    match access.stat(path, Links::Follow) {
+        Ok(attr) if attr.kind == FileKind::Directory => Ok(()),
+        Ok(_) => Err(CliError::at(access.shown(path), &Error::NotDirectory)),
+        // Who copies must be able to fill it.
+        Err(error) if error.is_not_found() => {
+            access.make_directory(path, (perm & 0o777 & !umask()) | 0o700)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn copy_one(
+    from: &dyn Access,
+    path: &Path,
+    attr: &Attr,
+    to: &Place,
+    target: &Path,
+) -> Result<(), CliError> {
+    let source: Source<'_> = &mut |sink| from.read(path, sink);
+    let perm = attr.perm & 0o777 & !umask();
+    match attr.kind {
+        FileKind::Regular if to.host => write_host(target, perm, source),
+        FileKind::Regular => replace(&*to.access, target, perm, source),
+        FileKind::Symlink => to.access.make_link(target, &from.read_link(path)?),
+        other => Err(CliError::failed(format!(
+            "{}: is a {}; not copied",
+            from.shown(path),
+            kind_word(other)
+        ))),
+    }
+}
+
+/// Writes a file of the host as cp(1) does: into what is there, be it a device or a pipe.
+fn write_host(path: &Path, perm: u32, source: Source<'_>) -> Result<(), CliError> {
+    let name = shown(path);
+    let at = |error: io::Error| CliError::io(&name, &error);
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(perm)
+        .open(path)
+        .map_err(at)?;
+    source(&mut |data| file.write_all(data).map_err(at))
+}
+
+fn to_stdout(access: &dyn Access, path: &Path) -> Result<(), CliError> {
+    let mut out = Out::new();
+    read_file(access, path, &mut |data| out.bytes(data))?;
+    out.finish()
+}
+
+/// The bits that new files of this process do without.
+fn umask() -> u32 {
+    // It can only be read by setting it; this program has one thread here.
+    let all = rustix::fs::Mode::from_raw_mode(0o077);
+    let mask = rustix::process::umask(all);
+    rustix::process::umask(mask);
+    mask.as_raw_mode()
+}
+
+/// Exports files by number.
+fn export(args: &CpArgs) -> Result<(), CliError> {
+    let [container] = args.paths.as_slice() else {
+        return Err(CliError::usage(
+            "with -x cp takes the container alone; try `caskfs cp --help`",
+        ));
+    };
+    let target = Target::parse(container);
+    Casks::with(|casks| {
+        let access = casks.open(&target, Need::Read)?;
+        for wanted in &args.exports {
+            let path = find(&*access, wanted.number)?;
+            let own_name = path.file_name().unwrap_or_default();
+            let file = wanted.file.as_deref().map_or(own_name, OsStr::new);
+            if file == "-" {
+                to_stdout(&*access, &path)?;
+            } else {
+                write_host(Path::new(file), 0o666, &mut |sink| {
+                    read_file(&*access, &path, sink)
+                })?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// A path to the file of this inode number.
+fn find(access: &dyn Access, number: u64) -> Result<PathBuf, CliError> {
+    let mut found = None;
+    walk(access, Path::new("/"), &mut |path, attr| {
+        if attr.ino == number && found.is_none() {
+            found = Some((path.to_path_buf(), attr.kind));
+        }
+        Ok(())
+    })?;
+    let name = || access.shown(Path::new("/"));
+    match found {
+        Some((path, FileKind::Regular)) => Ok(path),
+        Some((path, kind)) => Err(CliError::failed(format!(
+            "{}: inode {number} is a {}; only files can be exported",
+            access.shown(&path),
+            kind_word(kind)
+        ))),
+        None => Err(CliError::failed(format!(
+            "{}: there is no inode {number}",
+            name()
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exports_are_numbers_with_or_without_a_file() {
+        let export = |number, file: Option<&str>| Export {
+            number,
+            file: file.map(str::to_owned),
+        };
+        assert_eq!(parse_export("2=-"), Ok(export(2, Some("-"))));
+        assert_eq!(parse_export("17"), Ok(export(17, None)));
+        assert_eq!(parse_export("17=a=b"), Ok(export(17, Some("a=b"))));
+        for text in ["", "0", "-1", "x", "2=", "=f", "1", "1=-"] {
+            assert!(parse_export(text).is_err(), "{text}");
+        }
+    }
+}
