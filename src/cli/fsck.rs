@@ -43,8 +43,8 @@ pub struct FsckArgs {
     #[arg(short = 'v', hide = true, action = ArgAction::Count)]
     verbose: u8,
     /// Ignored, for fsck(8): the descriptor for its progress bar
-    #[arg(short = 'C', hide = true, num_args = 0..=1, require_equals = true)]
-    bar: Option<Option<String>>,
+    #[arg(short = 'C', hide = true)]
+    bar: Option<u32>,
     /// The container to check
     container: PathBuf,
 }

@@ -19,6 +19,7 @@ use super::access::{Access, Facts, Links, Sink, Source, pump};
 use super::exit::{CliError, shown};
 use super::mountinfo::CaskMount;
 use super::peek;
+use super::setting;
 use crate::clock::Timestamp;
 use crate::format::FileKind;
 use crate::fs::{Attr, StatFs};
@@ -65,7 +66,13 @@ impl Access for Live {
         let source = &self.mount.source;
         let superblock =
             peek::superblock(source).map_err(|error| CliError::at(shown(source), &error))?;
-        Ok(Facts::of(&superblock))
+        let root = Path::new("/");
+        let label = self.attribute(root, &setting::attribute(setting::LABEL))?;
+        Ok(Facts {
+            // The superblock has the one of the last checkpoint.
+            label: label.unwrap_or_default(),
+            ..Facts::of(&superblock)
+        })
     }
 
     fn space(&self) -> Result<StatFs, CliError> {

@@ -22,8 +22,6 @@ pub mod walk;
 #[cfg(test)]
 mod tests;
 
-pub mod settings;
-
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
