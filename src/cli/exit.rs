@@ -137,6 +137,17 @@ impl CliError {
         }
     }
 
+    /// The same failure, told of `name` instead of `instead_of`, which the user has not heard of.
+    pub fn told_of(mut self, name: &str, instead_of: &str) -> Self {
+        self.sentence = self
+            .sentence
+            .map(|sentence| match sentence.strip_prefix(instead_of) {
+                Some(rest) => format!("{name}{rest}"),
+                None => sentence,
+            });
+        self
+    }
+
     /// How the run ended.
     pub fn outcome(&self) -> Outcome {
         self.outcome
