@@ -385,6 +385,13 @@ impl<D: Device> Unrecovered<D> {
             ..
         } = self;
         let device = Arc::new(device);
+        if !read_only {
+            // After a kill the newest superblock and frames may be in the host's cache alone. They
+            // are built upon from here on, so they must not be lost before what follows is.
+            device
+                .sync()
+                .map_err(Error::io("syncing what the last mount left"))?;
+        }
         let keys = Keys::derive(&superblock.secret);
         let generation = superblock.generation.get();
         let alloc = Allocator::load(
@@ -431,7 +438,14 @@ impl<D: Device> Unrecovered<D> {
         }
         end.position = end.position.next_multiple_of(geometry.wal_unit());
         let tree = Tree::new(Arc::clone(&device), geometry, CACHE_BYTES);
-        let wal = Wal::new(Arc::clone(&device), geometry, keys.clone(), end, generation);
+        let wal = Wal::new(
+            Arc::clone(&device),
+            geometry,
+            keys.clone(),
+            mark.position,
+            end,
+            generation,
+        );
         let cask = Cask {
             device,
             geometry,

@@ -47,7 +47,7 @@ struct Model {
     contents: BTreeMap<u64, Vec<u8>>,
 }
 
-fn compare(cask: &Cask<MemoryDevice>, model: &Model) {
+fn compare<D: Device>(cask: &Cask<D>, model: &Model) {
     let mut items = BTreeMap::new();
     let last = Key::new(u64::MAX, Kind::Ttl, u64::MAX);
     cask.scan(Key::new(2, Kind::Inode, 0), last, &mut |key, value| {
@@ -76,8 +76,8 @@ fn compare(cask: &Cask<MemoryDevice>, model: &Model) {
     }
 }
 
-fn step(
-    cask: &Cask<MemoryDevice>,
+fn step<D: Device>(
+    cask: &Cask<D>,
     model: &mut Model,
     rng: &mut Rng,
     numbers: &mut Vec<u64>,
@@ -308,4 +308,225 @@ fn a_growing_cask_grows() {
         cask.read_content(number, 0, &mut found).unwrap();
         assert!(found == data);
     }
+}
+
+fn spaced() -> OpenOptions {
+    OpenOptions {
+        superblock_spacing: Some(512),
+        ..OpenOptions::default()
+    }
+}
+
+/// What a cask holds, as one number; contents without the zeros at their end.
+fn digest(items: &BTreeMap<Key, Vec<u8>>, contents: &BTreeMap<u64, Vec<u8>>) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    for (key, value) in items {
+        hasher
+            .update(&key.encode())
+            .update(&(value.len() as u32).to_le_bytes())
+            .update(value);
+    }
+    for (number, bytes) in contents {
+        let len = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1);
+        if len > 0 {
+            hasher
+                .update(&number.to_le_bytes())
+                .update(&(len as u32).to_le_bytes())
+                .update(&bytes[..len]);
+        }
+    }
+    u64::from_le_bytes(hasher.finalize().as_bytes()[..8].try_into().unwrap())
+}
+
+fn digest_of<D: Device>(cask: &Cask<D>, numbers: u64) -> Result<u64> {
+    let mut items = BTreeMap::new();
+    let last = Key::new(u64::MAX, Kind::Ttl, u64::MAX);
+    cask.scan(Key::new(2, Kind::Inode, 0), last, &mut |key, value| {
+        if key.kind != Kind::Data {
+            items.insert(key, value.to_vec());
+        }
+        Ok(true)
+    })?;
+    let mut contents = BTreeMap::new();
+    for number in 2..numbers {
+        let mut bytes = vec![0; 100 * cask.block_size() as usize];
+        cask.read_content(number, 0, &mut bytes)?;
+        contents.insert(number, bytes);
+    }
+    Ok(digest(&items, &contents))
+}
+
+/// Runs a workload, then crashes it everywhere, `tries` times at each point; answers how many states
+/// were seen, or the first that is no state the cask ever was in.
+fn crash(
+    seed: u64,
+    options: &FormatOptions,
+    steps: u64,
+    tries: u64,
+) -> std::result::Result<u64, String> {
+    use crate::device::testing::{CrashResolver, Event, RecordingDevice};
+    let memory = MemoryDevice::new();
+    Cask::format(&memory, options).unwrap();
+    let device = RecordingDevice::over(memory);
+    let mut rng = Rng(seed);
+    let mut cask = Cask::open(device.clone(), spaced()).unwrap();
+    let mut model = Model::default();
+    let mut numbers = Vec::new();
+    let mut states = vec![digest(&model.items, &model.contents)];
+    for at in 1..=steps {
+        device.mark(2 * at);
+        let done = step(&cask, &mut model, &mut rng, &mut numbers);
+        if matches!(done, Err(Error::NoSpace)) && !numbers.is_empty() {
+            let number = numbers.remove(rng.below(numbers.len() as u64) as usize);
+            let freed = cask.transact(Class::Release, |tx| {
+                tx.drop_content(number);
+                Ok(())
+            });
+            freed.map_err(|error| format!("seed {seed}: a release was refused: {error}"))?;
+            model.contents.remove(&number);
+        } else if let Err(error) = &done
+            && !matches!(error, Error::NoSpace)
+        {
+            return Err(format!("seed {seed}, step {at}: {error}"));
+        }
+        states.push(digest(&model.items, &model.contents));
+        let lsn = cask.lsn();
+        match rng.below(10) {
+            0..=2 => {
+                cask.sync(lsn).unwrap();
+                device.mark(2 * at + 1);
+            }
+            3 => cask.checkpoint().unwrap(),
+            4 if rng.below(3) == 0 => {
+                cask.persist(lsn).unwrap();
+                drop(cask);
+                cask = match Cask::open(device.clone(), spaced()) {
+                    Ok(cask) => cask,
+                    Err(error) => {
+                        return Err(format!("seed {seed}, step {at}: opening again: {error}"));
+                    }
+                };
+            }
+            _ => cask.persist(lsn).unwrap(),
+        }
+    }
+    drop(cask);
+    let recording = device.take();
+    let mut resolver = CrashResolver::new(&recording);
+    let mut pick = crate::device::testing::Rng::new(seed);
+    let (mut issued, mut acked, mut seen) = (0, 0, 0);
+    let top = numbers.iter().max().copied().unwrap_or(2).max(steps + 2) + 1;
+    let mut image = Vec::new();
+    let mut passed = 0;
+    loop {
+        for event in &recording.events[passed..resolver.position() / 2] {
+            if let Event::Mark(tag) = event {
+                let at = (tag / 2) as usize;
+                if tag % 2 == 0 {
+                    issued = at
+                } else {
+                    acked = at
+                }
+            }
+        }
+        passed = resolver.position() / 2;
+        let tries = if resolver.in_doubt() { tries } else { 1 };
+        for _ in 0..tries {
+            let choice = resolver.choose(&mut pick);
+            image = resolver.resolve(&choice, image);
+            let copy = MemoryDevice::from_bytes(image.clone());
+            let place = format!(
+                "seed {seed}, event {} of {}, {choice:?}",
+                resolver.position(),
+                resolver.end()
+            );
+            let found = Cask::open(copy.clone(), spaced()).map_err(|e| format!("{place}: {e}"))?;
+            let state = digest_of(&found, top).map_err(|e| format!("{place}: {e}"))?;
+            if found.read_only().is_some() {
+                return Err(format!("{place}: read-only: {:?}", found.read_only()));
+            }
+            if !states
+                .get(acked..=issued)
+                .unwrap_or_default()
+                .contains(&state)
+            {
+                let known = states.iter().position(|s| *s == state);
+                return Err(format!(
+                    "{place}: state {known:?}, but acked {acked}, issued {issued}"
+                ));
+            }
+            // Once recovered, it stays so.
+            drop(found);
+            let again = Cask::open(copy, spaced()).map_err(|e| format!("{place}, again: {e}"))?;
+            if digest_of(&again, top).map_err(|e| format!("{place}, again: {e}"))? != state {
+                return Err(format!("{place}: another state when opened again"));
+            }
+            seen += 1;
+        }
+        if !resolver.step() {
+            break;
+        }
+    }
+    Ok(seen)
+}
+
+#[test]
+fn every_crash_leaves_a_prefix() {
+    let wanted: u64 = std::env::var("CASKFS_CRASH_STATES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(10_000);
+    let mut seen = 0;
+    for seed in 0.. {
+        let options = match seed % 4 {
+            0 => tiny(512, 120 + seed % 90, 4),
+            1 => tiny(512, 160, 5 + seed % 10),
+            2 => tiny(1024, 130, 8),
+            _ => tiny(512, 400, 32),
+        };
+        match crash(seed, &options, 12 + seed % 20, 4) {
+            Ok(states) => seen += states,
+            Err(why) => panic!("after {seen} states: {why}"),
+        }
+        if seen >= wanted {
+            break;
+        }
+    }
+    println!("{seen} crash states");
+}
+
+/// Each control removed in turn must let some crash through.
+#[test]
+fn every_control_is_needed() {
+    use crate::device::testing::Control;
+    let most: u64 = std::env::var("CASKFS_CONTROL_SEEDS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(4000);
+    let mut missed = Vec::new();
+    for control in Control::ALL {
+        let _removed = control.remove();
+        let mut seen = 0;
+        let caught = (0..most).find_map(|seed| {
+            let options = match seed % 3 {
+                0 => tiny(512, 110 + seed % 60, 4),
+                1 => tiny(512, 140, 6),
+                _ => tiny(512, 300, 24),
+            };
+            let outcome = std::panic::catch_unwind(|| crash(seed, &options, 10 + seed % 24, 6));
+            match outcome {
+                Ok(Ok(states)) => {
+                    seen += states;
+                    None
+                }
+                Ok(Err(why)) => Some(why),
+                Err(_) => Some("a panic".to_owned()),
+            }
+        });
+        match caught {
+            Some(why) => println!("{control:?}: caught after {seen} states: {why}"),
+            None => missed.push((control, seen)),
+        }
+    }
+    assert!(missed.is_empty(), "not caught: {missed:?}");
 }

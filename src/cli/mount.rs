@@ -1,159 +1,218 @@
 //! `caskfs mount`: returns when the mount answers, with the reason when it does not.
 //!
-//! The daemon is this program run once more with `--foreground`, never a fork of threads. What
-//! became of it comes back through a pipe that is its standard output: a line that it is ready, or
-//! its one sentence. Then the caller asks the mount itself before it believes it.
+//! The daemon is this program anew, in a session of its own; its standard output is a pipe to the one
+//! who called `mount`, on which it says one line: that it is ready, or why not. Invariant: nobody is
+//! told that a mount is there before a request through its mountpoint was answered, and nobody is left
+//! waiting: a daemon that dies closes the pipe.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::process::CommandExt;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use super::exit::{CliError, shown};
-use crate::error::Error;
-use crate::fuse::{Mount, MountOptions};
+use super::exit::CliError;
+use crate::fuse::options::Options;
+use crate::fuse::session::{self, Target};
 
-/// What the daemon writes when it serves.
-const READY: &str = "ready\n";
+/// This program, also when its file was replaced since it was started.
+const MYSELF: &str = "/proc/self/exe";
+/// What the daemon says when the mount answers.
+const READY: &str = "ready";
+/// What stands before the reason why it does not.
+const FAILED: &str = "failed: ";
 
 /// Mount a cask
-///
-/// Returns when the mount answers. Exit codes are those of mount(8): 0 mounted, 1 wrong usage,
-/// 32 not mounted.
 #[derive(Debug, clap::Args)]
 pub struct MountArgs {
-    /// Container file
-    #[arg(value_name = "CONTAINER")]
-    source: PathBuf,
-    /// Directory on which it appears
-    #[arg(value_name = "MOUNTPOINT")]
-    target: PathBuf,
-    /// Mount options, separated by commas: ro, rw, dev, suid, noexec, sync, dirsync, allow_other,
-    /// allow_root, fsname=NAME, threads=N (1 to 64, default 2)
+    /// Mount options, as in /etc/fstab; may be given several times
     #[arg(short = 'o', value_name = "OPTIONS")]
-    options: Vec<String>,
-    /// Mount read-only, like -o ro
+    pub options: Vec<String>,
+    /// Mount read-only
     #[arg(short = 'r', long)]
-    read_only: bool,
-    /// Serve in this process, and return when unmounted
-    #[arg(short = 'f', long)]
-    foreground: bool,
-    /// Append what the daemon has to say to FILE (nowhere by default)
+    pub read_only: bool,
+    /// Serve from this process, until the cask is unmounted or a signal comes
+    #[arg(long)]
+    pub foreground: bool,
+    /// Append what the daemon logs to this file
     #[arg(long, value_name = "FILE")]
-    log: Option<PathBuf>,
-    /// Say on standard output how it went, then serve
-    #[arg(long, hide = true)]
-    report: bool,
-    /// Ignored, for mount(8)
+    pub log: Option<PathBuf>,
+    /// The file or block device that holds the cask
+    pub container: PathBuf,
+    /// The directory to mount it on
+    pub mountpoint: PathBuf,
+
+    /// Check what was asked for, and mount nothing; for mount(8)
+    #[arg(short = 'f', hide = true)]
+    pub fake: bool,
+    /// Pass over options that are not known; for mount(8)
     #[arg(short = 's', hide = true)]
-    sloppy: bool,
-    /// Ignored, for mount(8)
+    pub sloppy: bool,
+    /// What mount(8) also passes to its helpers, and means nothing here
     #[arg(short = 'n', hide = true)]
-    no_mtab: bool,
-    /// Ignored, for mount(8)
+    pub no_mtab: bool,
+    /// As `no_mtab`
     #[arg(short = 'v', hide = true)]
-    verbose: bool,
-    /// Ignored, for mount(8)
-    #[arg(short = 't', hide = true)]
-    kind: Option<String>,
+    pub verbose: bool,
+    /// As `-o rw`
+    #[arg(short = 'w', hide = true)]
+    pub read_write: bool,
+    /// As `no_mtab`
+    #[arg(short = 't', value_name = "TYPE", hide = true)]
+    pub fstype: Option<OsString>,
+    /// Says on standard output when the mount answers, and gives up the terminal
+    #[arg(long, hide = true)]
+    pub ready_on_stdout: bool,
 }
 
-/// Mounts.
+/// Mounts, as a daemon unless `--foreground`.
+///
+/// # Errors
+/// Usage errors for options that are not known; otherwise why it could not be mounted.
 pub fn run(args: MountArgs) -> Result<(), CliError> {
-    let mut options = MountOptions::new(nix::unistd::geteuid().is_root());
-    for list in &args.options {
-        options.parse(list).map_err(|error| CliError::usage(error.to_string()))?;
+    if args.ready_on_stdout {
+        return be_daemon(&args);
     }
-    options.read_only |= args.read_only;
-    if args.foreground { serve(&args, &options) } else { start(&args) }
-}
-
-/// Mounts and serves in this process.
-fn serve(args: &MountArgs, options: &MountOptions) -> Result<(), CliError> {
-    if args.report {
-        // A session of its own: nothing that happens to the caller's terminal reaches the daemon.
-        let _leader_already = nix::unistd::setsid();
+    let options = args.meant()?;
+    let target = Target::check(&args.container, &args.mountpoint).map_err(failed)?;
+    if args.fake {
+        return Ok(());
     }
-    let mount = Mount::new(&args.source, &args.target, options).map_err(|error| failure(args, &error))?;
-    if args.report {
-        detach(args.log.as_deref())?;
-    }
-    mount.serve().map_err(|error| CliError::at(shown(&args.source), &error))
-}
-
-fn failure(args: &MountArgs, error: &Error) -> CliError {
-    match error {
-        Error::Unusable { path, .. } if *path == args.target => CliError::at(shown(&args.target), error),
-        Error::Io { .. } => CliError::failed(format!("{}: {error}", shown(&args.source))),
-        _ => CliError::at(shown(&args.source), error),
-    }
-}
-
-/// Lets go of the caller: says that all is well and turns to the log.
-fn detach(log: Option<&Path>) -> Result<(), CliError> {
-    let null = OpenOptions::new().read(true).write(true).open("/dev/null");
-    let null = null.map_err(|error| CliError::io("/dev/null", &error))?;
-    let log = match log {
-        Some(path) => {
-            let file = OpenOptions::new().append(true).create(true).open(path);
-            file.map_err(|error| CliError::io(shown(path), &error))?
+    if args.foreground {
+        if let Some(log) = &args.log {
+            log_to(log)?;
         }
-        None => null.try_clone().map_err(|error| CliError::io("/dev/null", &error))?,
-    };
-    let mut stdout = std::io::stdout();
-    let said = stdout.write_all(READY.as_bytes()).and_then(|()| stdout.flush());
-    said.map_err(|error| CliError::io("the caller", &error))?;
-    let moved = nix::unistd::dup2_stdout(&null).and_then(|()| nix::unistd::dup2_stderr(&log));
-    moved.map_err(|errno| CliError::io("standard output", &errno.into()))
+        return session::serve(&target, &options, || Ok(())).map_err(failed);
+    }
+    start_daemon(&args, &target)
 }
 
-/// Starts the daemon and waits until its mount answers.
-fn start(args: &MountArgs) -> Result<(), CliError> {
-    let absolute = |path: &Path| path.canonicalize().map_err(|error| CliError::io(shown(path), &error));
-    let (source, target) = (absolute(&args.source)?, absolute(&args.target)?);
-    let mut daemon = Command::new("/proc/self/exe");
-    daemon.arg0("caskfs").arg("mount").args(["--foreground", "--report"]);
-    for list in &args.options {
-        daemon.args(["-o", list]);
+impl MountArgs {
+    /// What the options mean together.
+    fn meant(&self) -> Result<Options, CliError> {
+        let mut options = Options::default();
+        for option in self.options.iter().flat_map(|list| list.split(',')) {
+            match options.add(option) {
+                Err(error) if !self.sloppy => return Err(CliError::usage(error.to_string())),
+                _ => {}
+            }
+        }
+        if self.read_only {
+            options.read_only = true;
+        }
+        Ok(options)
     }
-    if args.read_only {
-        daemon.arg("-r");
-    }
-    if let Some(log) = &args.log {
-        let log = std::path::absolute(log).map_err(|error| CliError::io(shown(log), &error))?;
+}
+
+/// Starts the daemon and waits for its word.
+fn start_daemon(args: &MountArgs, target: &Target) -> Result<(), CliError> {
+    let cannot = |error: io::Error| CliError::failed(format!("cannot start the daemon: {error}"));
+    let log = args.log.as_deref().map(std::path::absolute).transpose();
+    let log = log.map_err(cannot)?;
+    let (pipe, theirs) = io::pipe().map_err(cannot)?;
+    crate::fuse::sys::keep_open_files_to_ourselves().map_err(cannot)?;
+    let mut daemon = Command::new(MYSELF);
+    daemon
+        .arg0("caskfs")
+        .args(["mount", "--foreground", "--ready-on-stdout"])
+        .args(args.options.iter().flat_map(|list| ["-o", list]))
+        .args(args.read_only.then_some("-r"))
+        .args(args.sloppy.then_some("-s"));
+    if let Some(log) = log {
         daemon.arg("--log").arg(log);
     }
-    daemon.arg("--").arg(&source).arg(&target);
-    daemon.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = daemon.spawn().map_err(|error| CliError::io("the daemon", &error))?;
-    let mut said = String::new();
-    if let Some(stdout) = &mut child.stdout {
-        read_line(stdout, &mut said);
+    let mut daemon = daemon
+        .arg("--")
+        .args([&target.container, &target.mountpoint])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(theirs)
+        .spawn()
+        .map_err(cannot)?;
+
+    let mut line = String::new();
+    let heard = BufReader::new(pipe).read_line(&mut line);
+    let line = line.trim_end();
+    if line == READY {
+        return Ok(());
     }
-    if said != READY {
-        let mut reason = String::new();
-        if let Some(stderr) = &mut child.stderr {
-            let _read = stderr.read_to_string(&mut reason);
-        }
-        let status = child.wait().map_err(|error| CliError::io("the daemon", &error))?;
-        let reason = reason.trim().trim_start_matches("caskfs: ");
-        return Err(match reason {
-            "" => CliError::failed(format!("{}: the daemon ended before the mount answered ({status})", shown(&source))),
-            reason => CliError::failed(reason),
-        });
+    let end = end_of(&mut daemon);
+    match line.strip_prefix(FAILED) {
+        Some(reason) => Err(CliError::failed(reason)),
+        None => Err(CliError::failed(match heard {
+            Err(error) => format!("the daemon cannot be heard: {error}"),
+            Ok(_) => format!("the daemon ended before the mount answered ({end})"),
+        })),
     }
-    // The daemon says it serves; the mount itself has the last word.
-    File::open(&target)
-        .and_then(|root| root.metadata())
-        .map(|_| ())
-        .map_err(|error| CliError::io(format!("{}: mounted, but it does not answer", shown(&target)), &error))
 }
 
-/// Reads up to the end of the first line.
-fn read_line(from: &mut impl Read, line: &mut String) {
-    let mut byte = [0];
-    while !line.ends_with('\n') && matches!(from.read(&mut byte), Ok(1)) {
-        line.push(char::from(byte[0]));
+/// How the daemon ended; when this is known, the container is free again.
+fn end_of(daemon: &mut Child) -> String {
+    match daemon.wait() {
+        Err(error) => error.to_string(),
+        Ok(status) => match (status.signal(), status.code()) {
+            (Some(signal), _) => format!("signal {signal}"),
+            (_, Some(code)) => format!("exit code {code}"),
+            (None, None) => status.to_string(),
+        },
     }
+}
+
+/// Serves, and tells the one who waits at the other end of standard output how it went.
+fn be_daemon(args: &MountArgs) -> Result<(), CliError> {
+    let mut ready = false;
+    let served = become_daemon(args, &mut ready);
+    match served {
+        Err(error) if !ready => {
+            let reason = error.sentence().unwrap_or_default();
+            // Who does not wait any more does not want to know.
+            let _ = tell(&format!("{FAILED}{}", reason.replace('\n', " ")));
+            Err(CliError::said())
+        }
+        Err(error) => {
+            log::error!("{}", error.sentence().unwrap_or_default());
+            Err(error)
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+fn become_daemon(args: &MountArgs, ready: &mut bool) -> Result<(), CliError> {
+    // Signals of the terminal are for the programs there. That it leads a session already is fine.
+    let _ = rustix::process::setsid();
+    let options = args.meant()?;
+    if let Some(log) = &args.log {
+        log_to(log)?;
+    }
+    let target = Target::check(&args.container, &args.mountpoint).map_err(failed)?;
+    let is_ready = || {
+        tell(READY)?;
+        *ready = true;
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        rustix::stdio::dup2_stdout(&null)?;
+        if args.log.is_none() {
+            rustix::stdio::dup2_stderr(&null)?;
+        }
+        Ok(())
+    };
+    session::serve(&target, &options, is_ready).map_err(failed)
+}
+
+fn tell(line: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{line}")?;
+    stdout.flush()
+}
+
+/// Appends everything that goes to standard error, the log above all, to a file.
+fn log_to(path: &Path) -> Result<(), CliError> {
+    let opened = File::options().append(true).create(true).open(path);
+    opened
+        .and_then(|file| Ok(rustix::stdio::dup2_stderr(file)?))
+        .map_err(|error| CliError::failed(format!("cannot log to {}: {error}", path.display())))
+}
+
+fn failed(error: crate::Error) -> CliError {
+    CliError::failed(error.to_string())
 }

@@ -1,73 +1,70 @@
-//! `caskfs umount`: returns when the container is free again.
+//! `caskfs umount`: returns when the container is closed, so that whatever comes next finds it free.
 
-use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use nix::errno::Errno;
-use nix::mount::{MntFlags, umount2};
-
-use super::exit::{CliError, shown};
-use super::mountinfo;
+use super::exit::CliError;
+use crate::fuse::mounting::{self, Detach};
+use crate::fuse::mounts::{self, CaskMount};
+use crate::fuse::session;
 
 /// Unmount a cask
-///
-/// Returns when everything is in the container and nobody holds it any more. Exit codes are those of
-/// umount(8): 0 unmounted, 1 wrong usage, 32 not unmounted.
 #[derive(Debug, clap::Args)]
 pub struct UmountArgs {
-    /// Directory on which the cask is mounted, or its container file
+    /// Take it from the tree at once; it ends when the last program has closed its files
+    #[arg(short = 'l', long, conflicts_with = "force")]
+    pub lazy: bool,
+    /// Cut the connection first: for a mount that hangs
+    #[arg(short = 'f', long)]
+    pub force: bool,
+    /// The mountpoint, or the container that is mounted
     #[arg(value_name = "MOUNTPOINT|CONTAINER")]
-    target: PathBuf,
-    /// Take it out of sight at once; it ends when nothing uses it any more
-    #[arg(short = 'l', long)]
-    lazy: bool,
+    pub target: PathBuf,
+
+    /// What umount(8) also passes to its helpers, and means nothing here
+    #[arg(short = 'n', hide = true)]
+    pub no_mtab: bool,
+    /// As `no_mtab`
+    #[arg(short = 'v', hide = true)]
+    pub verbose: bool,
+    /// As `no_mtab`
+    #[arg(short = 'r', hide = true)]
+    pub read_only: bool,
+    /// As `no_mtab`
+    #[arg(short = 't', value_name = "TYPE", hide = true)]
+    pub fstype: Option<String>,
 }
 
-/// Unmounts.
+/// Unmounts and waits for the daemon to close the container; with `--lazy` it does not wait.
+///
+/// # Errors
+/// When nothing is mounted there, or it is in use.
 pub fn run(args: UmountArgs) -> Result<(), CliError> {
-    let name = shown(&args.target);
-    let path = args.target.canonicalize().map_err(|error| CliError::io(&name, &error))?;
-    let mount = mountinfo::mount_of(&path)
-        .or_else(|| mountinfo::mount_above(&path).filter(|mount| mount.mountpoint == path))
-        .ok_or_else(|| CliError::failed(format!("{name}: no cask is mounted there")))?;
-    let flags = if args.lazy { MntFlags::MNT_DETACH } else { MntFlags::UMOUNT_NOFOLLOW };
-    match umount2(&mount.mountpoint, flags) {
-        Ok(()) => {}
-        Err(Errno::EPERM) => helper(&mount.mountpoint, args.lazy)?,
-        Err(Errno::EBUSY) => {
-            return Err(CliError::failed(format!(
-                "{name}: in use; `fuser -vm {name}` shows by whom, and -l unmounts when they are done"
-            )));
-        }
-        Err(errno) => return Err(CliError::io(&name, &errno.into())),
+    let typed = args.target.display();
+    let mount = find(&args.target)?
+        .ok_or_else(|| CliError::failed(format!("{typed}: no cask is mounted there")))?;
+    let how = match (args.lazy, args.force) {
+        (true, _) => Detach::Lazy,
+        (_, true) => Detach::Force,
+        _ => Detach::WhenIdle,
+    };
+    let place = mount.mountpoint.display();
+    mounting::detach(&mount.mountpoint, how).map_err(|error| match error.kind() {
+        ErrorKind::ResourceBusy => CliError::failed(format!(
+            "{place} is in use; end the programs that use it (`fuser -vm {place}` shows them), or take \
+             it away from under them with `caskfs umount -l {place}`"
+        )),
+        _ => CliError::io(place, &error),
+    })?;
+    if how == Detach::Lazy {
+        return Ok(());
     }
-    if !args.lazy {
-        wait_for(&mount.source);
-    }
-    Ok(())
+    session::wait_until_released(&mount.source).map_err(|error| CliError::at(typed, &error))
 }
 
-/// Lets the setuid helper of FUSE unmount for a user who is not root.
-fn helper(mountpoint: &Path, lazy: bool) -> Result<(), CliError> {
-    let mut helper = Command::new("fusermount3");
-    helper.arg("-u");
-    if lazy {
-        helper.arg("-z");
-    }
-    let ran = helper.arg("--").arg(mountpoint).status();
-    match ran {
-        Ok(status) if status.success() => Ok(()),
-        // It has said why.
-        Ok(_) => Err(CliError::said()),
-        Err(error) => Err(CliError::io("fusermount3", &error)),
-    }
-}
-
-/// Waits until the daemon has let go of the container: its lock is the sign.
-fn wait_for(container: &Path) {
-    // A source that is no file we may open was named by fsname= and cannot be waited for.
-    if let Ok(file) = File::open(container) {
-        let _locked = file.lock_shared();
-    }
+fn find(target: &Path) -> Result<Option<CaskMount>, CliError> {
+    let shown = target.display();
+    let path = session::resolve(target).map_err(|error| CliError::io(shown, &error))?;
+    let mounts = mounts::all().map_err(|error| CliError::io("/proc/self/mountinfo", &error))?;
+    Ok(mounts::at(&mounts, &path).or_else(|| mounts::of(&mounts, &path)))
 }

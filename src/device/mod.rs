@@ -14,6 +14,8 @@ pub mod file;
 mod holder;
 pub mod memory;
 mod sys;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use file::{Access, FileDevice};
 pub use memory::MemoryDevice;
@@ -22,6 +24,7 @@ pub use memory::MemoryDevice;
 ///
 /// Offsets and lengths are in bytes. Implementations retry interrupted and short transfers: a call
 /// does all of its work or fails.
+#[allow(clippy::len_without_is_empty)] // The length of a container, not of a collection.
 pub trait Device: Send + Sync {
     /// Length of the container.
     fn len(&self) -> io::Result<u64>;

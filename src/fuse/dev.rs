@@ -1,278 +1,160 @@
-//! Requests from `/dev/fuse`: decoded from fuser's types into ours, answered back in fuser's.
+//! /dev/fuse by way of the fuser library: each request is decoded into a call of [`Ops`], each answer
+//! encoded. The only file that names the library.
 //!
-//! The only file that names fuser. It decides nothing: what a request means is the store's.
+//! Invariant: nothing is decided here. What a request means stands in [`ops`](super::ops).
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, Notifier, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, FileType, Filesystem,
+    FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags,
+    PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, SessionACL, TimeOrNow, WriteFlags,
 };
 
 use super::notifier::Kernel;
-use super::ops::{Ops, lifetime};
-use super::options::{Audience, MountOptions};
+use super::ops::{Answer, Errno, Known, Ops, Sized};
+use super::options::Audience;
+use super::workers::Workers;
 use crate::clock::Timestamp;
 use crate::device::Device;
-use crate::error::{Error, Result};
 use crate::format::FileKind;
 use crate::format::item::MODE_PERM;
-use crate::fs::{Attr, Caller, OpenFlags, RenameFlags, SetAttr, SetTime};
+use crate::format::key::Number;
+use crate::fs::{Attr, Caller, SetAttr, SetTime};
 use crate::limits::WRITE_MAX;
-use crate::store::{Entry, Opened};
+use crate::store::Opened;
 
-/// What is asked of the kernel. Each is relied on and tested; nothing else is.
-const CAPABILITIES: [InitFlags; 5] = [
-    // Look-ups and creations in one directory go on beside each other.
-    InitFlags::FUSE_PARALLEL_DIROPS,
-    // O_TRUNC arrives with the open: without it no save could be atomic.
-    InitFlags::FUSE_ATOMIC_O_TRUNC,
-    InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
-    InitFlags::FUSE_CACHE_SYMLINKS,
-];
+/// Inode numbers are never used again, so one generation is enough.
+const GENERATION: Generation = Generation(0);
+/// What `stat(2)` recommends for reading and writing; stdio makes its buffers of this size.
+const PREFERRED_IO: u32 = 4096;
+/// Most requests in the background (read-ahead) at a time.
+const BACKGROUND_MAX: u16 = 64;
+/// Most requests that wait for the disk side by side.
+const SYNCS_MAX: usize = 8;
 
-/// A mounted filesystem that serves requests when run.
-pub struct Mounted<D: Device + 'static> {
-    session: Session<Decoder<D>>,
+thread_local! {
+    /// What was read, on its way to the kernel; kept, so that a read allocates nothing.
+    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-impl<D: Device + 'static> Mounted<D> {
-    /// Mounts; the kernel's first request is answered when this returns.
+/// A connection to the kernel that has been greeted and waits to be served.
+pub(super) struct Connection<D: Device + 'static> {
+    session: fuser::Session<Decoder<D>>,
+}
+
+impl<D: Device + 'static> Connection<D> {
+    /// Takes over the connection of a fresh mount and answers the kernel's greeting.
     ///
     /// # Errors
-    /// What the kernel or the mount helper says.
-    pub fn new(ops: Ops<D>, source: &Path, target: &Path, options: &MountOptions) -> Result<Self> {
-        let mut config = fuser::Config::default();
-        let name = options
-            .fsname
-            .clone()
-            .unwrap_or_else(|| source.display().to_string());
-        config.mount_options = vec![
-            MountOption::FSName(name),
-            // As a plain option, so that the kernel itself shows the type as fuse.caskfs.
-            MountOption::CUSTOM("subtype=caskfs".to_owned()),
-            MountOption::DefaultPermissions,
-        ];
-        let flags = [
-            (options.read_only, MountOption::RO),
-            (options.dev, MountOption::Dev),
-            (options.suid, MountOption::Suid),
-            (options.noexec, MountOption::NoExec),
-            (options.noatime, MountOption::NoAtime),
-            (options.dirsync, MountOption::DirSync),
-            (options.sync, MountOption::Sync),
-        ];
-        config.mount_options.extend(
-            flags
-                .into_iter()
-                .filter_map(|(on, option)| on.then_some(option)),
-        );
-        config.acl = match options.audience {
-            Audience::Everyone => SessionACL::All,
-            Audience::Root => SessionACL::RootAndOwner,
-            Audience::Owner => SessionACL::Owner,
+    /// When the kernel is too old or the mount is gone.
+    pub fn greet(
+        ops: Ops<D>,
+        connection: OwnedFd,
+        audience: Audience,
+        threads: usize,
+    ) -> io::Result<Self> {
+        let decoder = Decoder {
+            ops: Arc::new(ops),
+            workers: Workers::start(SYNCS_MAX)?,
         };
-        config.n_threads = Some(options.threads);
+        let audience = match audience {
+            Audience::Owner => SessionACL::Owner,
+            Audience::OwnerAndRoot => SessionACL::RootAndOwner,
+            Audience::All => SessionACL::All,
+        };
+        let mut config = fuser::Config::default();
+        config.n_threads = Some(threads.max(1));
         config.clone_fd = true;
-        let session = Session::new(Decoder { ops }, target, &config)
-            .map_err(Error::io(format!("mounting on {}", target.display())))?;
+        let session = fuser::Session::from_fd(decoder, connection, audience, config)?;
         Ok(Self { session })
     }
 
-    /// A way to tell the kernel things.
-    pub fn kernel(&self) -> Box<dyn Kernel> {
-        Box::new(DevNotifier(self.session.notifier()))
+    /// The way for notices.
+    pub fn kernel(&self) -> impl Kernel + use<D> {
+        Notifications(self.session.notifier())
     }
 
-    /// A way to unmount from another thread.
-    pub fn unmounter(&mut self) -> Box<dyn FnMut() -> io::Result<()> + Send> {
-        let mut unmounter = self.session.unmount_callable();
-        Box::new(move || unmounter.unmount())
-    }
-
-    /// Serves requests until the filesystem is unmounted.
+    /// Serves until the filesystem is unmounted.
     ///
     /// # Errors
-    /// Those of the device.
-    pub fn run(self) -> Result<()> {
-        self.session
-            .run()
-            .map_err(Error::io("serving requests of the kernel"))
+    /// When the connection breaks.
+    pub fn serve(self) -> io::Result<()> {
+        self.session.run()
     }
 }
 
-struct DevNotifier(Notifier);
+struct Notifications(fuser::Notifier);
 
-impl Kernel for DevNotifier {
-    fn invalidate_inode(&self, ino: u64) -> io::Result<()> {
+impl Kernel for Notifications {
+    fn forget_inode(&self, ino: Number) -> io::Result<()> {
+        // From 0, length 0: all of it.
         self.0.inval_inode(INodeNo(ino), 0, 0)
     }
 
-    fn invalidate_entry(&self, dir: u64, name: &[u8]) -> io::Result<()> {
+    fn forget_name(&self, dir: Number, name: &[u8]) -> io::Result<()> {
         self.0.inval_entry(INodeNo(dir), OsStr::from_bytes(name))
     }
 }
 
 struct Decoder<D: Device> {
-    ops: Ops<D>,
-}
-
-fn caller(request: &Request) -> Caller {
-    Caller {
-        uid: request.uid(),
-        gid: request.gid(),
-        tid: request.pid(),
-    }
-}
-
-fn errno(code: i32) -> Errno {
-    Errno::from_i32(code)
-}
-
-fn system_time(time: Timestamp) -> SystemTime {
-    let nanos = Duration::from_nanos(u64::from(time.nanos));
-    match u64::try_from(time.secs) {
-        Ok(secs) => UNIX_EPOCH.checked_add(Duration::from_secs(secs) + nanos),
-        Err(_) => UNIX_EPOCH
-            .checked_sub(Duration::from_secs(time.secs.unsigned_abs()))
-            .and_then(|second| second.checked_add(nanos)),
-    }
-    .unwrap_or(UNIX_EPOCH)
-}
-
-fn set_time(time: TimeOrNow) -> SetTime {
-    match time {
-        TimeOrNow::Now => SetTime::Now,
-        TimeOrNow::SpecificTime(time) => SetTime::At(time.into()),
-    }
-}
-
-fn file_type(kind: FileKind) -> FileType {
-    match kind {
-        FileKind::Fifo => FileType::NamedPipe,
-        FileKind::CharDevice => FileType::CharDevice,
-        FileKind::Directory => FileType::Directory,
-        FileKind::BlockDevice => FileType::BlockDevice,
-        FileKind::Regular => FileType::RegularFile,
-        FileKind::Symlink => FileType::Symlink,
-        FileKind::Socket => FileType::Socket,
-    }
-}
-
-fn file_attr(attr: &Attr, block_size: u32) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.ino),
-        size: attr.size,
-        blocks: attr.blocks,
-        atime: system_time(attr.atime),
-        mtime: system_time(attr.mtime),
-        ctime: system_time(attr.ctime),
-        crtime: system_time(attr.btime),
-        kind: file_type(attr.kind),
-        perm: (attr.perm & MODE_PERM) as u16,
-        nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: attr.rdev as u32,
-        blksize: block_size,
-        flags: 0,
-    }
-}
-
-fn open_flags(flags: i32) -> OpenFlags {
-    let mode = flags & libc::O_ACCMODE;
-    OpenFlags {
-        read: mode != libc::O_WRONLY,
-        write: mode != libc::O_RDONLY,
-        append: flags & libc::O_APPEND != 0,
-        truncate: flags & libc::O_TRUNC != 0,
-        exclusive: flags & libc::O_EXCL != 0,
-        sync: flags & libc::O_DSYNC != 0,
-    }
-}
-
-fn fopen_flags(opened: &Opened) -> FopenFlags {
-    let flags = [
-        (opened.direct_io, FopenFlags::FOPEN_DIRECT_IO),
-        (opened.keep_cache, FopenFlags::FOPEN_KEEP_CACHE),
-        (opened.no_flush, FopenFlags::FOPEN_NOFLUSH),
-    ];
-    flags
-        .into_iter()
-        .filter(|(on, _)| *on)
-        .fold(FopenFlags::empty(), |all, (_, flag)| all | flag)
-}
-
-impl<D: Device> Decoder<D> {
-    fn attr(&self, entry: &Entry) -> FileAttr {
-        file_attr(&entry.attr, self.ops.block_size())
-    }
-
-    fn entry(&self, answer: Result<Entry, i32>, reply: ReplyEntry) {
-        match answer {
-            Ok(entry) => reply.entry(&lifetime(&entry), &self.attr(&entry), Generation(0)),
-            Err(code) => reply.error(errno(code)),
-        }
-    }
-}
-
-fn empty(answer: Result<(), i32>, reply: ReplyEmpty) {
-    match answer {
-        Ok(()) => reply.ok(),
-        Err(code) => reply.error(errno(code)),
-    }
-}
-
-/// Answers a request for an attribute: its size where no buffer is offered.
-fn sized(answer: Result<Vec<u8>, i32>, size: u32, reply: ReplyXattr) {
-    match answer {
-        Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
-        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(code) => reply.error(errno(code)),
-    }
+    ops: Arc<Ops<D>>,
+    workers: Workers,
 }
 
 impl<D: Device + 'static> Filesystem for Decoder<D> {
-    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for capability in CAPABILITIES {
-            if config.add_capabilities(capability).is_err() {
-                log::warn!("this kernel does not offer {capability:?}");
-            }
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Without it the kernel truncates before it opens, and a value could be seen half saved.
+        let needed = InitFlags::FUSE_ATOMIC_O_TRUNC | InitFlags::FUSE_BIG_WRITES;
+        if config.add_capabilities(needed).is_err() {
+            return Err(io::Error::from_raw_os_error(libc::EPROTO));
         }
-        // The default of 16 MiB would have every loop hold that much; a write is one append up to this.
-        let _previous = config.set_max_write(WRITE_MAX as u32);
-        let _previous = config.set_max_background(64);
+        // Each makes things faster; an old kernel that has not got it is served without.
+        for wanted in [
+            InitFlags::FUSE_ASYNC_READ,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+            InitFlags::FUSE_MAX_PAGES,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+        ] {
+            let _ = config.add_capabilities(wanted);
+        }
+        let write_max = u32::try_from(WRITE_MAX).unwrap_or(u32::MAX);
+        let _ = config.set_max_write(write_max);
+        if let Err(most) = config.set_max_readahead(write_max) {
+            let _ = config.set_max_readahead(most);
+        }
+        let _ = config.set_max_background(BACKGROUND_MAX);
+        let _ = config.set_time_granularity(Duration::from_nanos(1));
         Ok(())
     }
 
-    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let answer = self.ops.run("lookup", |s| {
-            s.lookup(&caller(request), parent.0, name.as_bytes())
-        });
-        self.entry(answer, reply);
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let found = self.ops.lookup(&caller(req), parent.0, name.as_bytes());
+        entry(reply, found);
     }
 
-    fn getattr(&self, _request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self
-            .ops
-            .run("getattr", |s| s.getattr(ino.0, fh.map(|fh| fh.0)))
-        {
-            Ok(entry) => reply.attr(&lifetime(&entry), &self.attr(&entry)),
-            Err(code) => reply.error(errno(code)),
-        }
+    // The store keeps no state by inode that the kernel would have to release.
+    fn forget(&self, _: &Request, _: INodeNo, _: u64) {}
+
+    fn getattr(&self, _: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        attr(reply, self.ops.getattr(ino.0, fh.map(|fh| fh.0)));
     }
 
     fn setattr(
         &self,
-        request: &Request,
+        req: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -296,24 +178,20 @@ impl<D: Device + 'static> Filesystem for Decoder<D> {
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
         };
-        match self.ops.run("setattr", |s| {
-            s.setattr(&caller(request), ino.0, fh.map(|fh| fh.0), &set)
-        }) {
-            Ok(entry) => reply.attr(&lifetime(&entry), &self.attr(&entry)),
-            Err(code) => reply.error(errno(code)),
-        }
+        let fh = fh.map(|fh| fh.0);
+        attr(reply, self.ops.setattr(&caller(req), ino.0, fh, &set));
     }
 
-    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.ops.run("readlink", |s| s.readlink(ino.0)) {
+    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.ops.readlink(ino.0) {
             Ok(target) => reply.data(&target),
-            Err(code) => reply.error(errno(code)),
+            Err(errno) => reply.error(errno.into()),
         }
     }
 
     fn mknod(
         &self,
-        request: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
@@ -321,318 +199,221 @@ impl<D: Device + 'static> Filesystem for Decoder<D> {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let answer = self.ops.run("mknod", |s| {
-            // A mode without a type means a regular file, as in mknod(2).
-            let kind = match mode & libc::S_IFMT {
-                0 => FileKind::Regular,
-                _ => FileKind::from_mode(mode)
-                    .ok_or_else(|| Error::invalid("an unknown file type"))?,
-            };
-            s.mknod(
-                &caller(request),
-                parent.0,
-                name.as_bytes(),
-                kind,
-                mode & MODE_PERM,
-                u64::from(rdev),
-            )
-        });
-        self.entry(answer, reply);
+        let (dir, name) = (parent.0, name.as_bytes());
+        // The kernel's 32 bits are laid out like the lower 32 of a dev_t.
+        let made = self
+            .ops
+            .mknod(&caller(req), dir, name, mode, u64::from(rdev));
+        entry(reply, made);
     }
 
     fn mkdir(
         &self,
-        request: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        let answer = self.ops.run("mkdir", |s| {
-            s.mkdir(
-                &caller(request),
-                parent.0,
-                name.as_bytes(),
-                mode & MODE_PERM,
-            )
-        });
-        self.entry(answer, reply);
+        let made = self
+            .ops
+            .mkdir(&caller(req), parent.0, name.as_bytes(), mode);
+        entry(reply, made);
     }
 
-    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(
-            self.ops.run("unlink", |s| {
-                s.unlink(&caller(request), parent.0, name.as_bytes())
-            }),
-            reply,
-        );
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let done = self.ops.unlink(&caller(req), parent.0, name.as_bytes());
+        empty(reply, done);
     }
 
-    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         empty(
-            self.ops.run("rmdir", |s| {
-                s.rmdir(&caller(request), parent.0, name.as_bytes())
-            }),
             reply,
+            self.ops.rmdir(&caller(req), parent.0, name.as_bytes()),
         );
     }
 
     fn symlink(
         &self,
-        request: &Request,
+        req: &Request,
         parent: INodeNo,
         link_name: &OsStr,
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let answer = self.ops.run("symlink", |s| {
-            s.symlink(
-                &caller(request),
-                parent.0,
-                link_name.as_bytes(),
-                target.as_os_str().as_bytes(),
-            )
-        });
-        self.entry(answer, reply);
+        let (name, target) = (link_name.as_bytes(), target.as_os_str().as_bytes());
+        entry(
+            reply,
+            self.ops.symlink(&caller(req), parent.0, name, target),
+        );
     }
 
     fn rename(
         &self,
-        request: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
         newname: &OsStr,
-        flags: fuser::RenameFlags,
+        flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let flags = RenameFlags {
-            no_replace: flags.contains(fuser::RenameFlags::RENAME_NOREPLACE),
-            exchange: flags.contains(fuser::RenameFlags::RENAME_EXCHANGE),
-            whiteout: flags.contains(fuser::RenameFlags::RENAME_WHITEOUT),
-        };
-        let answer = self.ops.run("rename", |s| {
-            s.rename(
-                &caller(request),
-                parent.0,
-                name.as_bytes(),
-                newparent.0,
-                newname.as_bytes(),
-                flags,
-            )
-        });
-        empty(answer, reply);
+        let from = (parent.0, name.as_bytes());
+        let to = (newparent.0, newname.as_bytes());
+        empty(
+            reply,
+            self.ops.rename(&caller(req), from, to, flags.bits()),
+        );
     }
 
     fn link(
         &self,
-        request: &Request,
+        req: &Request,
         ino: INodeNo,
         newparent: INodeNo,
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        let answer = self.ops.run("link", |s| {
-            s.link(&caller(request), ino.0, newparent.0, newname.as_bytes())
-        });
-        self.entry(answer, reply);
+        let (dir, name) = (newparent.0, newname.as_bytes());
+        entry(reply, self.ops.link(&caller(req), ino.0, dir, name));
     }
 
-    fn open(&self, request: &Request, ino: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {
-        match self.ops.run("open", |s| {
-            s.open(&caller(request), ino.0, open_flags(flags.0))
-        }) {
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        match self.ops.open(&caller(req), ino.0, flags.0) {
             Ok(opened) => reply.opened(FileHandle(opened.fh), fopen_flags(&opened)),
-            Err(code) => reply.error(errno(code)),
-        }
-    }
-
-    fn create(
-        &self,
-        request: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        _umask: u32,
-        flags: i32,
-        reply: ReplyCreate,
-    ) {
-        let answer = self.ops.run("create", |s| {
-            s.create(
-                &caller(request),
-                parent.0,
-                name.as_bytes(),
-                mode & MODE_PERM,
-                open_flags(flags),
-            )
-        });
-        match answer {
-            Ok((entry, opened)) => reply.created(
-                &lifetime(&entry),
-                &self.attr(&entry),
-                Generation(0),
-                FileHandle(opened.fh),
-                fopen_flags(&opened),
-            ),
-            Err(code) => reply.error(errno(code)),
+            Err(errno) => reply.error(errno.into()),
         }
     }
 
     fn read(
         &self,
-        _request: &Request,
+        _: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
-        _flags: fuser::OpenFlags,
+        _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let mut buf = Vec::new();
-        match self
-            .ops
-            .run("read", |s| s.read(ino.0, fh.0, offset, size, &mut buf))
-        {
-            Ok(()) => reply.data(&buf),
-            Err(code) => reply.error(errno(code)),
-        }
+        READ_BUFFER.with_borrow_mut(|buf| {
+            match self.ops.read(ino.0, fh.0, offset, size, buf) {
+                Ok(()) => reply.data(buf),
+                Err(errno) => reply.error(errno.into()),
+            }
+        });
     }
 
     fn write(
         &self,
-        request: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
         _write_flags: WriteFlags,
-        _flags: fuser::OpenFlags,
+        _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.ops.run("write", |s| {
-            s.write(&caller(request), ino.0, fh.0, offset, data)
-        }) {
-            Ok(taken) => reply.written(taken as u32),
-            Err(code) => reply.error(errno(code)),
+        match self.ops.write(&caller(req), ino.0, fh.0, offset, data) {
+            Ok(taken) => reply.written(taken),
+            Err(errno) => reply.error(errno.into()),
         }
     }
 
     fn flush(
         &self,
-        request: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        empty(
-            self.ops
-                .run("flush", |s| s.flush(&caller(request), ino.0, fh.0)),
-            reply,
-        );
+        empty(reply, self.ops.flush(&caller(req), ino.0, fh.0));
     }
 
     fn release(
         &self,
-        _request: &Request,
+        _: &Request,
         ino: INodeNo,
         fh: FileHandle,
-        _flags: fuser::OpenFlags,
+        _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        empty(self.ops.run("release", |s| s.release(ino.0, fh.0)), reply);
+        empty(reply, self.ops.release(ino.0, fh.0));
     }
 
-    fn fsync(
-        &self,
-        _request: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        empty(
-            self.ops.run("fsync", |s| s.fsync(ino.0, fh.0, datasync)),
-            reply,
-        );
+    fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        let ops = Arc::clone(&self.ops);
+        self.workers
+            .run(move || empty(reply, ops.fsync(ino.0, fh.0, datasync)));
     }
 
-    fn fsyncdir(
-        &self,
-        _request: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        empty(
-            self.ops.run("fsyncdir", |s| s.cask().sync(s.cask().lsn())),
-            reply,
-        );
+    // Cookies are stable, so an open directory needs no state.
+    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        reply.opened(FileHandle(0), FopenFlags::empty());
     }
 
     fn readdir(
         &self,
-        _request: &Request,
+        _: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let answer = self.ops.run("readdir", |s| {
-            s.readdir(ino.0, offset, false, &mut |entry, _| {
-                let name = OsStr::from_bytes(&entry.name);
-                !reply.add(
-                    INodeNo(entry.ino),
-                    entry.cookie,
-                    file_type(entry.kind),
-                    name,
-                )
-            })
+        let done = self.ops.readdir(ino.0, offset, &mut |entry| {
+            let name = OsStr::from_bytes(&entry.name);
+            !reply.add(INodeNo(entry.ino), entry.cookie, file_type(entry.kind), name)
         });
-        match answer {
+        match done {
             Ok(()) => reply.ok(),
-            Err(code) => reply.error(errno(code)),
+            Err(errno) => reply.error(errno.into()),
         }
     }
 
     fn readdirplus(
         &self,
-        _request: &Request,
+        _: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let answer = self.ops.run("readdirplus", |s| {
-            s.readdir(ino.0, offset, true, &mut |entry, known| {
-                // A file that went in between is left out; the next page goes on after it.
-                let Some(known) = known else { return true };
-                let name = OsStr::from_bytes(&entry.name);
-                let attr = self.attr(known);
-                !reply.add(
-                    INodeNo(entry.ino),
-                    entry.cookie,
-                    name,
-                    &lifetime(known),
-                    &attr,
-                    Generation(0),
-                )
-            })
+        let done = self.ops.readdirplus(ino.0, offset, &mut |entry, known| {
+            let name = OsStr::from_bytes(&entry.name);
+            let attr = file_attr(&known.attr);
+            let cookie = entry.cookie;
+            !reply.add(
+                INodeNo(entry.ino),
+                cookie,
+                name,
+                &known.valid,
+                &attr,
+                GENERATION,
+            )
         });
-        match answer {
+        match done {
             Ok(()) => reply.ok(),
-            Err(code) => reply.error(errno(code)),
+            Err(errno) => reply.error(errno.into()),
         }
     }
 
-    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        match self.ops.run("statfs", |s| s.statfs()) {
+    fn releasedir(&self, _: &Request, _: INodeNo, _: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        let ops = Arc::clone(&self.ops);
+        self.workers.run(move || empty(reply, ops.fsyncdir()));
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        match self.ops.statfs() {
             Ok(stat) => reply.statfs(
                 stat.blocks,
                 stat.blocks_free,
@@ -643,13 +424,13 @@ impl<D: Device + 'static> Filesystem for Decoder<D> {
                 stat.name_max,
                 stat.block_size,
             ),
-            Err(code) => reply.error(errno(code)),
+            Err(errno) => reply.error(errno.into()),
         }
     }
 
     fn setxattr(
         &self,
-        request: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -657,63 +438,50 @@ impl<D: Device + 'static> Filesystem for Decoder<D> {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let (create, replace) = (
-            flags & libc::XATTR_CREATE != 0,
-            flags & libc::XATTR_REPLACE != 0,
-        );
-        let answer = self.ops.run("setxattr", |s| {
-            s.setxattr(
-                &caller(request),
-                ino.0,
-                name.as_bytes(),
-                value,
-                create,
-                replace,
-            )
-        });
-        empty(answer, reply);
+        let name = name.as_bytes();
+        let done = self.ops.setxattr(&caller(req), ino.0, name, value, flags);
+        empty(reply, done);
     }
 
-    fn getxattr(
+    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        xattr(reply, self.ops.getxattr(ino.0, name.as_bytes(), size));
+    }
+
+    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        xattr(reply, self.ops.listxattr(ino.0, size));
+    }
+
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let done = self.ops.removexattr(&caller(req), ino.0, name.as_bytes());
+        empty(reply, done);
+    }
+
+    fn create(
         &self,
-        _request: &Request,
-        ino: INodeNo,
+        req: &Request,
+        parent: INodeNo,
         name: &OsStr,
-        size: u32,
-        reply: ReplyXattr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
     ) {
-        sized(
-            self.ops
-                .run("getxattr", |s| s.getxattr(ino.0, name.as_bytes())),
-            size,
-            reply,
-        );
-    }
-
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let answer = self.ops.run("listxattr", |s| {
-            let mut list = Vec::new();
-            for name in s.listxattr(ino.0)? {
-                list.extend_from_slice(&name);
-                list.push(0);
-            }
-            Ok(list)
-        });
-        sized(answer, size, reply);
-    }
-
-    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(
-            self.ops.run("removexattr", |s| {
-                s.removexattr(&caller(request), ino.0, name.as_bytes())
-            }),
-            reply,
-        );
+        let (dir, name) = (parent.0, name.as_bytes());
+        match self.ops.create(&caller(req), dir, name, mode, flags) {
+            Ok((known, opened)) => reply.created(
+                &known.valid,
+                &file_attr(&known.attr),
+                GENERATION,
+                FileHandle(opened.fh),
+                fopen_flags(&opened),
+            ),
+            Err(errno) => reply.error(errno.into()),
+        }
     }
 
     fn fallocate(
         &self,
-        _request: &Request,
+        _: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -721,36 +489,234 @@ impl<D: Device + 'static> Filesystem for Decoder<D> {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        empty(
-            self.ops.run("fallocate", |s| {
-                s.fallocate(ino.0, fh.0, mode, offset, length)
-            }),
-            reply,
-        );
+        let done = self.ops.fallocate(ino.0, fh.0, mode, offset, length);
+        empty(reply, done);
     }
 
     fn lseek(
         &self,
-        _request: &Request,
+        _: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let answer = self.ops.run("lseek", |s| {
-            let offset = u64::try_from(offset).map_err(|_| Error::NoSuchOffset)?;
-            match whence {
-                libc::SEEK_DATA => s.lseek(ino.0, fh.0, offset, true),
-                libc::SEEK_HOLE => s.lseek(ino.0, fh.0, offset, false),
-                _ => Err(Error::invalid(
-                    "only SEEK_DATA and SEEK_HOLE are asked of a filesystem",
-                )),
-            }
-        });
-        match answer {
-            Ok(offset) => reply.offset(i64::try_from(offset).unwrap_or(i64::MAX)),
-            Err(code) => reply.error(errno(code)),
+        match self.ops.lseek(ino.0, fh.0, offset, whence) {
+            Ok(found) => reply.offset(found),
+            Err(errno) => reply.error(errno.into()),
         }
+    }
+
+    // What follows is answered "not implemented", which the kernel remembers: it checks permissions by
+    // default_permissions, copies ranges by itself, and says ENOTTY and "always ready" by itself.
+
+    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn copy_file_range(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: u64,
+        _: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn poll(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: PollNotifier,
+        _: PollEvents,
+        _: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+}
+
+impl From<Errno> for fuser::Errno {
+    fn from(errno: Errno) -> Self {
+        Self::from_i32(errno.0)
+    }
+}
+
+/// Who asks. What the kernel calls the process id here is the thread's.
+fn caller(req: &Request) -> Caller {
+    Caller {
+        uid: req.uid(),
+        gid: req.gid(),
+        tid: req.pid(),
+    }
+}
+
+fn empty(reply: ReplyEmpty, done: Answer<()>) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno.into()),
+    }
+}
+
+fn entry(reply: ReplyEntry, found: Answer<Known>) {
+    match found {
+        Ok(known) => reply.entry(&known.valid, &file_attr(&known.attr), GENERATION),
+        Err(errno) => reply.error(errno.into()),
+    }
+}
+
+fn attr(reply: ReplyAttr, found: Answer<Known>) {
+    match found {
+        Ok(known) => reply.attr(&known.valid, &file_attr(&known.attr)),
+        Err(errno) => reply.error(errno.into()),
+    }
+}
+
+fn xattr(reply: ReplyXattr, found: Answer<Sized>) {
+    match found {
+        Ok(Sized::Length(len)) => reply.size(len),
+        Ok(Sized::Bytes(bytes)) => reply.data(&bytes),
+        Err(errno) => reply.error(errno.into()),
+    }
+}
+
+fn fopen_flags(opened: &Opened) -> FopenFlags {
+    let mut flags = FopenFlags::empty();
+    flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.direct_io);
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+    flags.set(FopenFlags::FOPEN_NOFLUSH, opened.no_flush);
+    flags
+}
+
+fn file_attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.ino),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: system_time(attr.atime),
+        mtime: system_time(attr.mtime),
+        ctime: system_time(attr.ctime),
+        crtime: system_time(attr.btime),
+        kind: file_type(attr.kind),
+        perm: (attr.perm & MODE_PERM) as u16,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: u32::try_from(attr.rdev).unwrap_or(0),
+        blksize: PREFERRED_IO,
+        flags: 0,
+    }
+}
+
+fn file_type(kind: FileKind) -> FileType {
+    match kind {
+        FileKind::Fifo => FileType::NamedPipe,
+        FileKind::CharDevice => FileType::CharDevice,
+        FileKind::Directory => FileType::Directory,
+        FileKind::BlockDevice => FileType::BlockDevice,
+        FileKind::Regular => FileType::RegularFile,
+        FileKind::Symlink => FileType::Symlink,
+        FileKind::Socket => FileType::Socket,
+    }
+}
+
+/// A time for the library, which encodes it rightly, before 1970 too.
+fn system_time(time: Timestamp) -> SystemTime {
+    let seconds = Duration::from_secs(time.secs.unsigned_abs());
+    let whole = if time.secs < 0 {
+        UNIX_EPOCH.checked_sub(seconds)
+    } else {
+        UNIX_EPOCH.checked_add(seconds)
+    };
+    whole
+        .and_then(|whole| whole.checked_add(Duration::from_nanos(u64::from(time.nanos))))
+        .unwrap_or(UNIX_EPOCH)
+}
+
+/// A time from the library.
+fn set_time(time: TimeOrNow) -> SetTime {
+    match time {
+        TimeOrNow::Now => SetTime::Now,
+        TimeOrNow::SpecificTime(time) => SetTime::At(timestamp(time)),
+    }
+}
+
+/// Undoes the decoding of the library, which takes the nanoseconds of a time before 1970 from it where
+/// they belong on top: (-2 s, 0.8 s) is 1.2 s before 1970 and comes as 2.8 s before.
+fn timestamp(time: SystemTime) -> Timestamp {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(_) => time.into(),
+        Err(before) => {
+            let before = before.duration();
+            Timestamp {
+                secs: 0_i64.saturating_sub_unsigned(before.as_secs()),
+                nanos: before.subsec_nanos(),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_1970_keep_their_nanoseconds() {
+        let time = Timestamp {
+            secs: -2,
+            nanos: 800_000_000,
+        };
+        let shown = UNIX_EPOCH - Duration::from_millis(1200);
+        assert_eq!(system_time(time), shown);
+        assert_eq!(Timestamp::from(shown), time);
+        // As the library decodes the pair (-2, 800,000,000).
+        let decoded = UNIX_EPOCH - Duration::new(2, 800_000_000);
+        assert_eq!(timestamp(decoded), time);
+        let after = Timestamp { secs: 1, nanos: 5 };
+        assert_eq!(timestamp(system_time(after)), after);
+        assert_eq!(
+            system_time(Timestamp {
+                secs: i64::MAX,
+                nanos: 999_999_999
+            }),
+            UNIX_EPOCH + Duration::new(i64::MAX.unsigned_abs(), 999_999_999)
+        );
+    }
+
+    #[test]
+    fn open_flags_follow_what_the_store_says() {
+        let opened = Opened {
+            fh: 1,
+            direct_io: true,
+            keep_cache: false,
+            no_flush: true,
+        };
+        assert_eq!(
+            fopen_flags(&opened),
+            FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH
+        );
     }
 }

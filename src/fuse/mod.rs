@@ -1,14 +1,16 @@
-//! The kernel's side: requests in, answers out.
+//! A cask as a mounted filesystem.
 //!
-//! `ops` runs operations in our own types; `dev` decodes `/dev/fuse`; `session` is the life of a
-//! mount. A second transport stands beside `dev` and shares everything else.
+//! [`ops`] holds the handlers, in the project's own words; [`dev`] is the decoder that puts the
+//! kernel's requests from /dev/fuse before them, and the only file that names its library, so that
+//! a second transport can stand beside it. [`session`] owns the life of a mount.
 
-pub mod notifier;
-pub mod ops;
+pub mod mounting;
+pub mod mounts;
 pub mod options;
 pub mod session;
+pub mod sys;
 
 mod dev;
-
-pub use options::MountOptions;
-pub use session::{Mount, open_container};
+mod notifier;
+mod ops;
+mod workers;

@@ -1,79 +1,63 @@
-//! The options after `-o`, as `mount(8)` knows them.
+//! The options of `mount -o`, as mount(8), mount.fuse3 and /etc/fstab give them.
+//!
+//! What mount(8) means for itself is taken without a word; what would have an effect that this
+//! filesystem does not have is refused, so that nobody relies on it. Of two that contradict each other
+//! the later holds.
 
 use crate::error::{Error, Result};
 
-/// Who may use a mount.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Who sees the mounted files, before the permissions of each file are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
-    /// Who mounted it.
-    #[default]
+    /// Only the user who mounted.
     Owner,
-    /// That user and root.
-    Root,
-    /// Everybody, by the files' permissions.
-    Everyone,
+    /// That user and root (`allow_root`).
+    OwnerAndRoot,
+    /// Everybody (`allow_other`); the default when root mounts.
+    All,
 }
 
-/// What was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MountOptions {
-    /// Nothing can be changed.
+/// How to mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Nothing can be changed (`ro`).
     pub read_only: bool,
-    /// Device nodes work.
-    pub dev: bool,
-    /// Set-user-ID bits work.
-    pub suid: bool,
-    /// Programs cannot be run.
-    pub noexec: bool,
-    /// As the kernel's flag; access times are not kept in any case.
-    pub noatime: bool,
-    /// Changes of directories are durable when they return.
-    pub dirsync: bool,
-    /// All changes are durable when they return.
+    /// Device nodes work (`dev`).
+    pub devices: bool,
+    /// Set-user-ID and set-group-ID bits work (`suid`).
+    pub set_id: bool,
+    /// Programs cannot be run (`noexec`).
+    pub no_exec: bool,
+    /// `noatime`.
+    pub no_atime: bool,
+    /// Every write is durable before it returns (`sync`).
     pub sync: bool,
-    /// Who may use the mount.
-    pub audience: Audience,
-    /// What `df` and `findmnt` show as the source; the container's path if not given.
-    pub fsname: Option<String>,
-    /// Threads that serve requests, 1 to 64.
-    pub threads: usize,
+    /// Every change of a directory is durable before it returns (`dirsync`, `sync`).
+    pub dir_sync: bool,
+    /// Who sees the files; `None` where nothing was said.
+    pub audience: Option<Audience>,
+    /// What df(1) and findmnt(8) show as the source, instead of the container's path (`fsname=`).
+    pub source: Option<String>,
+    /// Threads that take requests, 1..=64 (`threads=`); `None` for one per CPU, at least 2.
+    pub threads: Option<usize>,
 }
 
-impl MountOptions {
-    /// What holds if nothing is asked for. As root, everybody may use the mount: logrotate and
-    /// daemons of other users must get in.
-    pub fn new(as_root: bool) -> Self {
-        let audience = if as_root {
-            Audience::Everyone
-        } else {
-            Audience::Owner
-        };
-        Self {
-            read_only: false,
-            dev: false,
-            suid: false,
-            noexec: false,
-            noatime: false,
-            dirsync: false,
-            sync: false,
-            audience,
-            fsname: None,
-            threads: 2,
-        }
-    }
+/// Most threads that make sense.
+const THREADS_MAX: usize = 64;
 
-    /// Adds the options of one comma-separated list.
+impl Options {
+    /// Adds the options of one `-o`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] naming the option that is not known.
-    pub fn parse(&mut self, list: &str) -> Result<()> {
+    /// [`Error::Invalid`] with a sentence that names the option.
+    pub fn add(&mut self, list: &str) -> Result<()> {
         list.split(',')
             .map(str::trim)
             .filter(|option| !option.is_empty())
-            .try_for_each(|option| self.option(option))
+            .try_for_each(|option| self.add_one(option))
     }
 
-    fn option(&mut self, option: &str) -> Result<()> {
+    fn add_one(&mut self, option: &str) -> Result<()> {
         let (name, value) = match option.split_once('=') {
             Some((name, value)) => (name, Some(value)),
             None => (option, None),
@@ -81,47 +65,46 @@ impl MountOptions {
         match (name, value) {
             ("ro", None) => self.read_only = true,
             ("rw", None) => self.read_only = false,
-            ("dev", None) => self.dev = true,
-            ("nodev", None) => self.dev = false,
-            ("suid", None) => self.suid = true,
-            ("nosuid", None) => self.suid = false,
-            ("exec", None) => self.noexec = false,
-            ("noexec", None) => self.noexec = true,
-            ("noatime", None) => self.noatime = true,
-            (
-                "atime" | "relatime" | "strictatime" | "norelatime" | "nodiratime" | "diratime",
-                None,
-            ) => {}
-            ("sync", None) => self.sync = true,
-            ("dirsync", None) => self.dirsync = true,
-            ("async", None) => (self.sync, self.dirsync) = (false, false),
-            ("allow_other", None) => self.audience = Audience::Everyone,
-            ("allow_root", None) => self.audience = Audience::Root,
-            ("default_permissions", None) => {}
-            ("fsname", Some(name)) if !name.is_empty() => self.fsname = Some(name.to_owned()),
-            ("subtype", Some("caskfs")) => {}
-            ("threads", Some(count)) => {
-                self.threads = count
-                    .parse()
-                    .ok()
-                    .filter(|count| (1..=64).contains(count))
-                    .ok_or_else(|| {
-                        Error::invalid(format!("threads={count} is not a number from 1 to 64"))
-                    })?;
+            ("dev", None) => self.devices = true,
+            ("nodev", None) => self.devices = false,
+            ("suid", None) => self.set_id = true,
+            ("nosuid", None) => self.set_id = false,
+            ("exec", None) => self.no_exec = false,
+            ("noexec", None) => self.no_exec = true,
+            ("noatime", None) => self.no_atime = true,
+            ("atime" | "relatime" | "strictatime", None) => self.no_atime = false,
+            ("sync", None) => (self.sync, self.dir_sync) = (true, true),
+            ("async", None) => (self.sync, self.dir_sync) = (false, false),
+            ("dirsync", None) => self.dir_sync = true,
+            ("allow_other", None) => self.audience = Some(Audience::All),
+            ("allow_root", None) => self.audience = Some(Audience::OwnerAndRoot),
+            ("fsname", Some(source)) if !source.is_empty() => {
+                self.source = Some(source.to_owned());
             }
-            // What mount(8) and fstab pass along and mean for themselves.
+            ("threads", Some(count)) => self.threads = Some(threads(count)?),
+            // As mount(8) says: who lets users mount does not let them bring their own root shell.
+            ("user" | "users", _) => (self.devices, self.set_id, self.no_exec) = (false, false, true),
+            ("owner" | "group", None) => (self.devices, self.set_id) = (false, false),
+            // How it is always.
+            ("default_permissions", None) | ("subtype", Some("caskfs")) => {}
+            // For mount(8) and systemd, or with nothing to do here.
             (
-                "defaults" | "auto" | "noauto" | "user" | "nouser" | "users" | "owner" | "group",
+                "defaults" | "auto" | "noauto" | "nofail" | "_netdev" | "nouser" | "nousers"
+                | "noowner" | "nogroup" | "norelatime" | "nostrictatime" | "diratime"
+                | "nodiratime" | "lazytime" | "nolazytime" | "iversion" | "noiversion" | "silent"
+                | "loud" | "nomand",
                 None,
-            ) => {}
-            ("_netdev" | "nofail" | "silent" | "loud" | "remount", None) => {}
-            _ if name.starts_with("x-")
-                || name.starts_with("X-")
-                || name == "comment"
-                || name == "uhelper" => {}
+            )
+            | ("comment" | "uhelper" | "helper", Some(_)) => {}
+            _ if name.starts_with("x-") || name.starts_with("X-") => {}
+            ("remount", _) => {
+                return Err(Error::invalid(
+                    "a cask cannot be remounted in place; unmount it and mount it again",
+                ));
+            }
             _ => {
                 return Err(Error::invalid(format!(
-                    "the mount option {option:?} is not known; see caskfs mount --help"
+                    "the mount option \"{option}\" is not known"
                 )));
             }
         }
@@ -129,37 +112,86 @@ impl MountOptions {
     }
 }
 
+fn threads(count: &str) -> Result<usize> {
+    count
+        .parse()
+        .ok()
+        .filter(|count| (1..=THREADS_MAX).contains(count))
+        .ok_or_else(|| {
+            Error::invalid(format!(
+                "threads={count} is not a number from 1 to {THREADS_MAX}"
+            ))
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn parse(list: &str) -> Result<Options> {
+        let mut options = Options::default();
+        options.add(list)?;
+        Ok(options)
+    }
+
+    #[test]
+    fn without_options_devices_and_set_id_bits_of_a_container_do_nothing() {
+        let options = parse("").unwrap();
+        assert_eq!(options, Options::default());
+        assert!(!options.devices && !options.set_id && !options.read_only);
+    }
+
     #[test]
     fn what_mount_passes_is_taken() {
-        let mut options = MountOptions::new(true);
-        options
-            .parse("rw,relatime,dev,suid,x-systemd.automount,_netdev,threads=4,fsname=my cask")
-            .unwrap();
-        assert!(options.dev && options.suid && !options.read_only);
-        assert_eq!(
-            (options.threads, options.fsname.as_deref()),
-            (4, Some("my cask"))
-        );
-        assert_eq!(options.audience, Audience::Everyone);
+        let list = "rw,relatime,defaults,noauto,nofail,_netdev,x-systemd.automount,X-mount.mkdir,\
+                    comment=hello,default_permissions,subtype=caskfs,dev,suid,";
+        let options = parse(list).unwrap();
+        assert!(options.devices && options.set_id && !options.read_only);
+    }
+
+    #[test]
+    fn the_later_of_two_holds() {
+        assert!(!parse("ro,rw").unwrap().read_only);
+        assert!(parse("rw,ro").unwrap().read_only);
+        let user = parse("dev,suid,user").unwrap();
+        assert!(!user.devices && !user.set_id && user.no_exec);
+        assert!(!parse("user,exec").unwrap().no_exec);
+        let mut both = parse("allow_root").unwrap();
+        both.add("allow_other").unwrap();
+        assert_eq!(both.audience, Some(Audience::All));
+    }
+
+    #[test]
+    fn values_are_read() {
+        let options = parse("fsname=logs of the shop,threads=4,noexec,noatime,sync").unwrap();
+        assert_eq!(options.source.as_deref(), Some("logs of the shop"));
+        assert_eq!(options.threads, Some(4));
+        assert!(options.no_exec && options.no_atime && options.sync && options.dir_sync);
+        assert!(!parse("dirsync").unwrap().sync);
     }
 
     #[test]
     fn what_is_not_known_is_refused_by_name() {
-        for bad in [
+        for wrong in [
+            "bogus",
             "uring=on",
-            "threads=0",
-            "threads=x",
             "ro=1",
-            "subtype=other",
-            "nonsense",
+            "threads=0",
+            "threads=65",
+            "threads=x",
+            "threads",
+            "subtype=ext4",
+            "fsname=",
+            "remount",
+            "uid=0",
         ] {
-            let error = MountOptions::new(false).parse(bad).unwrap_err();
-            let text = error.to_string();
-            assert!(text.contains(bad), "{text}");
+            let error = parse(wrong).unwrap_err();
+            assert_eq!(error.errno(), libc::EINVAL);
+            let sentence = error.to_string();
+            assert!(
+                sentence.contains(wrong.split('=').next().unwrap()),
+                "{sentence}"
+            );
         }
     }
 }

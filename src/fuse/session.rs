@@ -1,172 +1,494 @@
-//! The life of a mount: open, mount, serve, close.
+//! The life of a mount: open the container, attach it, serve, and close it as it should be left.
 //!
-//! Invariant: when [`Mount::serve`] has returned, the last checkpoint is written and the container's
-//! lock is free, or the error says why not.
+//! Invariants: what can be refused is refused before the container is opened; the mountpoint answers
+//! when `ready` is called; and whatever ends the session, the mount is taken away and the last
+//! checkpoint is tried, so that the next mount has nothing to replay.
 
+use std::fs::{self, Metadata};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::dev::Mounted;
-use super::notifier;
-use super::ops::Ops;
-use super::options::MountOptions;
+use super::dev::Connection;
+use super::mounting::{self, Detach};
+use super::mounts::{self, CaskMount};
+use super::notifier::{Notices, Notifier};
+use super::ops::{Durability, Ops};
+use super::options::{Audience, Options};
 use crate::cask::{Cask, OpenOptions};
 use crate::clock::SystemClock;
-use crate::device::{Access, FileDevice};
+use crate::device::{Access, Device, FileDevice};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
-/// Time between two rounds of background duty.
+/// How often background duties are looked after.
 const TICK: Duration = Duration::from_millis(100);
+/// How long those who use the files have after a signal to end, before they are cut off.
+const GRACE: Duration = Duration::from_secs(5);
+/// How often the lock of a container is looked at that is waited for.
+const POLL: Duration = Duration::from_millis(5);
+/// Most threads taken by default; each further one only makes requests travel between CPUs.
+const THREADS_MAX: usize = 8;
 
-/// A mounted cask that is not being served yet.
-pub struct Mount {
-    store: Arc<Store<FileDevice>>,
-    mounted: Mounted<FileDevice>,
+/// A container and the directory to mount it on, both by canonical path, found fit for each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The container.
+    pub container: PathBuf,
+    /// The directory.
+    pub mountpoint: PathBuf,
 }
 
-/// Opens a container file for use in this process.
+impl Target {
+    /// Checks what was asked for, without touching anything.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for what is not there; [`Error::Invalid`] when one stands in the other's way;
+    /// [`Error::Busy`] when this container is mounted there already.
+    pub fn check(container: &Path, mountpoint: &Path) -> Result<Self> {
+        let typed = container.display();
+        let open = || Error::io(format!("cannot open {typed}"));
+        let container = fs::canonicalize(container).map_err(open())?;
+        let file = fs::metadata(&container).map_err(open())?;
+        let mountpoint_typed = mountpoint.display();
+        let mountpoint = resolve(mountpoint)
+            .map_err(Error::io(format!("cannot mount on {mountpoint_typed}")))?;
+        match fs::metadata(&mountpoint) {
+            // What is there is a mount whose daemon was killed; it is replaced when the time comes.
+            Err(error) if is_dead(&error) => {}
+            Err(error) => {
+                return Err(Error::io(format!("cannot mount on {mountpoint_typed}"))(
+                    error,
+                ));
+            }
+            Ok(place) if is_same(&file, &place) => {
+                return Err(Error::invalid(format!(
+                    "{typed} cannot be mounted on itself; name a directory as the mountpoint"
+                )));
+            }
+            Ok(place) if !place.is_dir() => {
+                return Err(Error::invalid(format!(
+                    "the mountpoint {mountpoint_typed} is not a directory"
+                )));
+            }
+            Ok(_) => {
+                if mounts_now().is_some_and(|mounts| is_at(&mounts, &container, &mountpoint)) {
+                    return Err(Error::Busy(format!(
+                        "{typed} is mounted on {mountpoint_typed} already"
+                    )));
+                }
+            }
+        }
+        if container.starts_with(&mountpoint) {
+            return Err(Error::invalid(format!(
+                "{typed} lies inside the mountpoint {mountpoint_typed} and would be hidden by it; \
+                 mount it elsewhere"
+            )));
+        }
+        Ok(Self {
+            container,
+            mountpoint,
+        })
+    }
+}
+
+/// Mounts and serves until the filesystem is unmounted or a signal ends it. `ready` is called once,
+/// when the mountpoint answers; if it fails, nobody waits for the mount any more, and it is undone.
+///
+/// SIGTERM, SIGINT and SIGHUP unmount. Programs that still use files keep them for five seconds, or
+/// until the next signal.
 ///
 /// # Errors
-/// [`Error::Busy`] when another process has it open; [`Error::Unusable`] naming what is wrong.
+/// Why it could not be mounted; or, at the end, why it could not be closed: the container is then as
+/// after a crash, and the next mount recovers it. When this returns before the last user of a file has
+/// gone, requests are still served until the process ends.
+pub fn serve(
+    target: &Target,
+    options: &Options,
+    ready: impl FnOnce() -> io::Result<()>,
+) -> Result<()> {
+    let (events, happens) = channel();
+    forward_signals(events.clone()).map_err(Error::io("cannot watch for signals"))?;
+    let cask = open_container(&target.container, options.read_only).map_err(|error| {
+        match (error, mounts_now()) {
+            (Error::Busy(why), Some(mounts)) => Error::Busy(where_mounted(why, &mounts, target)),
+            (error, _) => error,
+        }
+    })?;
+    let mut options = options.clone();
+    if let Some(why) = cask.read_only() {
+        if !options.read_only {
+            log::warn!("{}: read-only: {why}", target.container.display());
+        }
+        options.read_only = true;
+    }
+    let store = Arc::new(Store::new(Arc::new(cask), Arc::new(SystemClock))?);
+    let served = serve_store(&store, target, &options, ready, (events, &happens));
+    let closed = store.close();
+    served.and(closed)
+}
+
+/// Opens the container and recovers it: the one place where a mount does.
+///
+/// # Errors
+/// Those of [`FileDevice::open`] and [`Cask::open`], naming the container.
 pub fn open_container(path: &Path, read_only: bool) -> Result<Cask<FileDevice>> {
     let access = if read_only {
         Access::ReadOnly
     } else {
         Access::ReadWrite
     };
-    let device = FileDevice::open(path, access)?;
     let options = OpenOptions {
         read_only,
         ..OpenOptions::default()
     };
-    Cask::open(device, options).map_err(|error| match error {
+    Cask::open(FileDevice::open(path, access)?, options).map_err(|error| match error {
         Error::Invalid(reason) => Error::Unusable {
-            path: path.to_owned(),
+            path: path.to_path_buf(),
             reason,
         },
-        Error::Corrupt(what) => Error::Unusable {
-            path: path.to_owned(),
-            reason: format!("damaged: {what}; run caskfs fsck"),
+        Error::Corrupt(corruption) => Error::Unusable {
+            path: path.to_path_buf(),
+            reason: format!("the container is damaged: {corruption}"),
         },
-        other => other,
+        error => error,
     })
 }
 
-/// Checks a mountpoint before anything is touched.
-fn check_target(source: &Path, target: &Path) -> Result<(PathBuf, PathBuf)> {
-    let named = |path: &Path, what: &str| Error::io(format!("{what} {}", path.display()));
-    let source = source
-        .canonicalize()
-        .map_err(named(source, "the container"))?;
-    let real = target
-        .canonicalize()
-        .map_err(named(target, "the mountpoint"))?;
-    let unusable = |reason: &str| Error::Unusable {
-        path: target.to_owned(),
-        reason: reason.to_owned(),
-    };
-    let about = real.metadata().map_err(named(target, "the mountpoint"))?;
-    if !about.is_dir() {
-        return Err(unusable("the mountpoint is not a directory"));
+/// Waits until no process holds the container any more, so that whoever comes next gets it. Answers at
+/// once when it is mounted (again).
+///
+/// # Errors
+/// When the table of mounts cannot be read.
+pub fn wait_until_released(container: &Path) -> Result<()> {
+    loop {
+        match FileDevice::open(container, Access::ReadWrite) {
+            Err(Error::Busy(_)) => {}
+            // That it cannot be opened has other reasons than a daemon that still writes.
+            Ok(_) | Err(_) => return Ok(()),
+        }
+        let mounts = mounts::all().map_err(Error::io("cannot read the table of mounts"))?;
+        if mounts.iter().any(|mount| mount.source == container) {
+            return Ok(());
+        }
+        thread::sleep(POLL);
     }
-    if source.starts_with(&real) {
-        return Err(unusable(
-            "the container is inside this mountpoint and would be hidden; mount it elsewhere",
-        ));
-    }
-    let parent = real.parent().and_then(|parent| parent.metadata().ok());
-    if about.ino() == 1 && parent.is_some_and(|parent| parent.dev() != about.dev()) {
-        return Err(Error::Busy(format!(
-            "{}: something is mounted there already; unmount it first",
-            target.display()
-        )));
-    }
-    Ok((source, real))
 }
 
-impl Mount {
-    /// Opens the container and mounts it. The mount answers from [`Mount::serve`] on.
-    ///
-    /// # Errors
-    /// What keeps it from being opened or mounted.
-    pub fn new(source: &Path, target: &Path, options: &MountOptions) -> Result<Self> {
-        let (source, target) = check_target(source, target)?;
-        let cask = open_container(&source, options.read_only)?;
-        let mut options = options.clone();
-        if let Some(why) = cask.read_only().filter(|why| !why.is_empty()) {
-            log::error!("{}: mounted read-only: {why}", source.display());
-            options.read_only = true;
+/// The canonical form of a path whose last component may be a mount that nobody serves.
+///
+/// # Errors
+/// As `realpath(3)`.
+pub fn resolve(path: &Path) -> io::Result<PathBuf> {
+    match fs::canonicalize(path) {
+        Err(error) if is_dead(&error) => {
+            let name = path.file_name().ok_or(error)?;
+            let parent = match path.parent() {
+                Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+                Some(parent) => parent,
+                None => Path::new("/"),
+            };
+            Ok(fs::canonicalize(parent)?.join(name))
         }
-        let store = Arc::new(Store::new(Arc::new(cask), Arc::new(SystemClock))?);
-        let mounted = Mounted::new(Ops::new(Arc::clone(&store)), &source, &target, &options)?;
-        Ok(Self { store, mounted })
+        resolved => resolved,
+    }
+}
+
+enum Event {
+    /// Somebody wants the session to end.
+    Signal(i32),
+    /// The filesystem was unmounted, or the connection broke.
+    Ended(io::Result<()>),
+}
+
+fn serve_store<D: Device + 'static>(
+    store: &Arc<Store<D>>,
+    target: &Target,
+    options: &Options,
+    ready: impl FnOnce() -> io::Result<()>,
+    (events, happens): (Sender<Event>, &Receiver<Event>),
+) -> Result<()> {
+    let notices = Arc::new(Notices::default());
+    let sink = Arc::clone(&notices);
+    store.set_notice_sink(Box::new(move |notice| sink.leave(notice)));
+    let durability = Durability {
+        writes: options.sync,
+        names: options.dir_sync,
+    };
+    let ops = Ops::new(Arc::clone(store), durability);
+    let audience = options.audience.unwrap_or(if mounting::is_root() {
+        Audience::All
+    } else {
+        Audience::Owner
+    });
+    let threads = options.threads.unwrap_or_else(|| {
+        thread::available_parallelism().map_or(2, |cpus| cpus.get().clamp(2, THREADS_MAX))
+    });
+
+    replace_dead(&target.mountpoint);
+    let shown = options.source.as_ref().map_or(&*target.container, Path::new);
+    let connection = mounting::attach(shown, &target.mountpoint, options, audience)?;
+    let mut mount = Attached::new(&target.mountpoint);
+    let start = || Error::io("cannot start serving");
+    let connection = Connection::greet(ops, connection, audience, threads).map_err(start())?;
+    let _notifier = Notifier::start(notices, connection.kernel()).map_err(start())?;
+    let _ticker = Ticker::start(Arc::clone(store)).map_err(start())?;
+    let server = thread::Builder::new()
+        .name("server".into())
+        .spawn(move || {
+            let ended = connection.serve();
+            let _ = events.send(Event::Ended(ended));
+        })
+        .map_err(start())?;
+
+    fs::metadata(&target.mountpoint).map_err(Error::io("the mount does not answer"))?;
+    log::info!(
+        "{} is mounted on {}",
+        target.container.display(),
+        target.mountpoint.display()
+    );
+    ready().map_err(Error::io("nobody waits for the mount any more"))?;
+
+    if let Some(ended) = wait(&mount, happens) {
+        mount.gone = true;
+        // Its event was its last word.
+        let _ = server.join();
+        ended.map_err(Error::io("the connection to the kernel broke"))?;
+    }
+    log::info!("{} is unmounted", target.container.display());
+    store
+        .cask()
+        .failure()
+        .map_or(Ok(()), |why| Err(Error::Failed(why.to_owned())))
+}
+
+/// Waits for the end of the session. `None` when programs still use files and are to be cut off.
+fn wait(mount: &Attached<'_>, happens: &Receiver<Event>) -> Option<io::Result<()>> {
+    match happens.recv() {
+        Ok(Event::Ended(ended)) => return Some(ended),
+        Ok(Event::Signal(signal)) => log::info!("signal {signal}: unmounting"),
+        // Both senders live as long as this thread waits.
+        Err(_) => return None,
+    }
+    match mounting::detach(mount.mountpoint, Detach::WhenIdle) {
+        Err(error) if error.kind() == ErrorKind::ResourceBusy => {
+            log::warn!(
+                "{} is in use; programs that have files open there lose them in {} seconds",
+                mount.mountpoint.display(),
+                GRACE.as_secs()
+            );
+            mount.take_away();
+        }
+        Err(error) => log::warn!("cannot unmount {}: {error}", mount.mountpoint.display()),
+        Ok(()) => {}
+    }
+    match happens.recv_timeout(GRACE) {
+        Ok(Event::Ended(ended)) => Some(ended),
+        Ok(Event::Signal(_)) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+            None
+        }
+    }
+}
+
+/// A mount that is taken away when its session ends some other way than by unmounting.
+struct Attached<'a> {
+    mountpoint: &'a Path,
+    /// It was unmounted; what is at the mountpoint now is somebody else's.
+    gone: bool,
+    id: Option<u64>,
+}
+
+impl<'a> Attached<'a> {
+    fn new(mountpoint: &'a Path) -> Self {
+        let id = mounts_now()
+            .and_then(|mounts| mounts::at(&mounts, mountpoint))
+            .map(|mount| mount.id);
+        Self {
+            mountpoint,
+            gone: false,
+            id,
+        }
     }
 
-    /// Serves until the filesystem is unmounted, then closes the container.
-    ///
-    /// # Errors
-    /// Those of the device, and of the last checkpoint.
-    pub fn serve(mut self) -> Result<()> {
-        let (sink, notifier) = notifier::start(self.mounted.kernel())?;
-        self.store.set_notice_sink(sink);
-        let done = Arc::new(AtomicBool::new(false));
-        let ticker = start_ticker(Arc::clone(&self.store), Arc::clone(&done))?;
-        let mut signals =
-            Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(Error::io("waiting for signals"))?;
-        let handle = signals.handle();
-        let mut unmount = self.mounted.unmounter();
-        let store = Arc::clone(&self.store);
-        let watcher = std::thread::Builder::new()
-            .name("signals".to_owned())
+    /// Takes it from the tree, if it is what is seen there.
+    fn take_away(&self) {
+        let there = mounts_now().and_then(|mounts| mounts::at(&mounts, self.mountpoint));
+        if there.is_some_and(|mount| Some(mount.id) == self.id)
+            && let Err(error) = mounting::detach(self.mountpoint, Detach::Lazy)
+        {
+            log::warn!("cannot unmount {}: {error}", self.mountpoint.display());
+        }
+    }
+}
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        if !self.gone {
+            self.take_away();
+        }
+    }
+}
+
+/// The thread that looks after background duties.
+struct Ticker {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ticker {
+    fn start<D: Device + 'static>(store: Arc<Store<D>>) -> io::Result<Self> {
+        let (stop, stopped) = channel::<()>();
+        let thread = thread::Builder::new()
+            .name("ticker".into())
             .spawn(move || {
-                for signal in signals.forever() {
-                    // What was returned is made durable first: whoever sent the signal may lose
-                    // patience with the rest.
-                    if let Err(error) = store.cask().sync(store.cask().lsn()) {
-                        log::error!("signal {signal}: {error}");
-                    }
-                    if let Err(error) = unmount() {
-                        log::error!(
-                            "signal {signal}: cannot unmount: {error}; close what uses the mount"
-                        );
+                let mut said = None;
+                while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                    match catch_unwind(AssertUnwindSafe(|| store.tick())) {
+                        Ok(Ok(())) => said = None,
+                        Ok(Err(error)) => {
+                            let error = error.to_string();
+                            if said.as_ref() != Some(&error) {
+                                log::error!("background duties: {error}");
+                                said = Some(error);
+                            }
+                        }
+                        Err(_) => store.cask().fail("a panic in the background duties"),
                     }
                 }
-            })
-            .map_err(Error::io("starting the signal thread"))?;
-
-        let served = self.mounted.run();
-        handle.close();
-        let _joined = watcher.join();
-        done.store(true, Ordering::Release);
-        ticker.thread().unpark();
-        let _joined = ticker.join();
-        self.store.set_notice_sink(Box::new(|_| ()));
-        let _joined = notifier.join();
-        let closed = self.store.close();
-        served.and(closed)
+            })?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 }
 
-fn start_ticker(
-    store: Arc<Store<FileDevice>>,
-    done: Arc<AtomicBool>,
-) -> Result<std::thread::JoinHandle<()>> {
-    std::thread::Builder::new()
-        .name("ticker".to_owned())
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Signals become events, from before the container is opened until the process ends.
+fn forward_signals(events: Sender<Event>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    thread::Builder::new()
+        .name("signals".into())
         .spawn(move || {
-            let ops = Ops::new(store);
-            while !done.load(Ordering::Acquire) {
-                // An error is in the log already, and stays: the cask has stopped.
-                let _answer = ops.run("background duty", Store::tick);
-                std::thread::park_timeout(TICK);
+            for signal in signals.forever() {
+                if events.send(Event::Signal(signal)).is_err() {
+                    return;
+                }
             }
         })
-        .map_err(Error::io("starting the background thread"))
+        .map(drop)
+}
+
+/// Takes a cask away whose daemon was killed, so that a mount after a crash needs no hand.
+fn replace_dead(mountpoint: &Path) {
+    while fs::metadata(mountpoint).is_err_and(|error| is_dead(&error))
+        && mounts_now().is_some_and(|mounts| mounts::at(&mounts, mountpoint).is_some())
+    {
+        log::warn!(
+            "{}: the daemon of an earlier mount was killed; it is replaced",
+            mountpoint.display()
+        );
+        if let Err(error) = mounting::detach(mountpoint, Detach::Lazy) {
+            log::warn!("cannot unmount {}: {error}", mountpoint.display());
+            return;
+        }
+    }
+}
+
+/// What the kernel says of a mount that nobody serves any more.
+fn is_dead(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOTCONN | libc::ECONNABORTED)
+    )
+}
+
+fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+/// The table of mounts; `None`, which only makes sentences less exact, where /proc is not there.
+fn mounts_now() -> Option<Vec<CaskMount>> {
+    mounts::all().ok()
+}
+
+fn is_at(mounts: &[CaskMount], container: &Path, mountpoint: &Path) -> bool {
+    mounts::at(mounts, mountpoint).is_some_and(|mount| mount.source == container)
+}
+
+/// Says where a busy container is mounted.
+fn where_mounted(why: String, mounts: &[CaskMount], target: &Target) -> String {
+    match mounts::of(mounts, &target.container) {
+        Some(mount) => format!(
+            "{} is mounted on {} already",
+            target.container.display(),
+            mount.mountpoint.display()
+        ),
+        None => why,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sentence(container: &Path, mountpoint: &Path) -> String {
+        Target::check(container, mountpoint)
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn a_container_and_its_mountpoint_do_not_stand_in_each_others_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("inner");
+        let place = dir.path().join("place");
+        fs::create_dir(&inner).unwrap();
+        fs::create_dir(&place).unwrap();
+        let container = inner.join("a.cask");
+        fs::write(&container, "").unwrap();
+
+        let target = Target::check(&container, &place).unwrap();
+        assert_eq!(target.mountpoint, fs::canonicalize(&place).unwrap());
+        for hiding in [&inner, &dir.path().to_path_buf()] {
+            let sentence = sentence(&container, hiding);
+            assert!(sentence.contains("would be hidden"), "{sentence}");
+        }
+        assert!(sentence(&container, &container).contains("on itself"));
+        let missing = sentence(&container, &dir.path().join("nowhere"));
+        assert!(missing.contains("nowhere"), "{missing}");
+        let missing = sentence(&dir.path().join("none.cask"), &place);
+        assert!(missing.contains("none.cask"), "{missing}");
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(sentence(&container, &file).contains("not a directory"));
+    }
+
+    #[test]
+    fn what_is_no_cask_is_not_opened_and_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("foreign");
+        fs::write(&path, "precious".repeat(10_000)).unwrap();
+        for read_only in [true, false] {
+            let error = open_container(&path, read_only).err().unwrap();
+            assert!(error.to_string().contains("foreign"), "{error}");
+        }
+        assert_eq!(fs::read(&path).unwrap(), "precious".repeat(10_000).as_bytes());
+    }
 }

@@ -22,6 +22,7 @@ pub mod walk;
 #[cfg(test)]
 mod tests;
 
+
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};

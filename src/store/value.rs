@@ -36,6 +36,14 @@ const ALL_MEMORY_MAX: u64 = 64 << 20;
 #[derive(Debug, Default)]
 pub struct Pending(AtomicU64);
 
+#[cfg(test)]
+impl Pending {
+    /// Bytes of all drafts in memory.
+    pub fn in_memory(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// Where the content of a draft is.
 #[derive(Debug)]
 enum Content {

@@ -94,11 +94,12 @@ pub struct Wal<D> {
 }
 
 impl<D: Device> Wal<D> {
-    /// A log that goes on at `mark`.
+    /// A log that goes on at `mark`; the newest durable checkpoint needs it from `start` on.
     pub fn new(
         device: Arc<D>,
         geometry: Geometry,
         keys: Keys,
+        start: u64,
         mark: Mark,
         generation: u64,
     ) -> Self {
@@ -110,7 +111,7 @@ impl<D: Device> Wal<D> {
             written: mark.next - 1,
             durable: mark.next - 1,
             position: mark.position,
-            start: mark.position,
+            start,
             chain: mark.chain,
             generation,
             unsynced: Vec::new(),

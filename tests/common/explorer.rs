@@ -1,0 +1,618 @@
+//! The crash explorer: records a workload, cuts it everywhere, builds what a crash could leave there,
+//! recovers, and compares with the model.
+//!
+//! The rule it checks: the recovered cask *equals* the model after k operations, where k is at least
+//! the number acknowledged as durable (after a power loss) or returned (after a mere death of the
+//! process), and at most the number issued. Some of the recovered casks live on, do more, and crash
+//! again, also in the middle of recovery.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use caskfs::cask::Cask;
+use caskfs::device::testing::{
+    Choice, Control, CrashResolver, Event, Recording, RecordingDevice, Rng,
+};
+use caskfs::device::{Device, MemoryDevice};
+use libc::ENOSPC;
+
+use super::case::{Case, Geometry};
+use super::generate::{Mix, workload, workload_on};
+use super::model::{ModelFs, Outcome};
+use super::op::{Data, Op, Path};
+use super::subject::{ROOT_CALLER, StoreSubject, Subject, differences, fingerprint, time_of};
+
+/// How many lives a cask is followed through.
+const DEPTH_MAX: u32 = 3;
+/// Operations are numbered from this on in each further life, so that no two times are alike.
+const LIFE_STRIDE: usize = 100_000;
+
+/// What came out wrong, with all that is needed to have it again.
+#[derive(Debug)]
+pub struct Failure {
+    pub case: Case,
+    pub what: String,
+    /// Crash states tried before it was found.
+    pub states: u64,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = self.what.replace('\n', "\n# ");
+        write!(
+            f,
+            "# {text}\n# after {} states of this case\n{}",
+            self.states, self.case
+        )
+    }
+}
+
+/// What the marks in a recording tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Progress {
+    opened: bool,
+    issued: usize,
+    returned: usize,
+    acked: usize,
+}
+
+const OPENED: u64 = 1 << 32;
+const ISSUED: u64 = 2 << 32;
+const RETURNED: u64 = 3 << 32;
+const ACKED: u64 = 4 << 32;
+
+impl Progress {
+    fn note(&mut self, tag: u64) {
+        let number = (tag & 0xffff_ffff) as usize;
+        match tag & !0xffff_ffff {
+            OPENED => self.opened = true,
+            ISSUED => self.issued = number,
+            RETURNED => self.returned = number,
+            _ => self.acked = number,
+        }
+    }
+}
+
+/// From one start of the cask to its end.
+struct Life {
+    recording: Recording,
+    /// Events before this belong to an earlier life.
+    from: usize,
+    depth: u32,
+    /// What may be found of the earlier life as long as this one has made nothing durable: after a
+    /// power loss, after a death of the process.
+    past_lost: Vec<u64>,
+    past_killed: Vec<u64>,
+    /// The earlier life ended without a power loss, so this one began on bytes that were pending.
+    began_pending: bool,
+    /// The model at the start, the operations, and their outcomes.
+    model: ModelFs,
+    done: usize,
+    ops: Vec<Op>,
+    outcomes: Vec<Outcome>,
+    /// Fingerprints of the model after 0, 1, … operations.
+    states: Vec<u64>,
+}
+
+impl Life {
+    /// Opens the cask on `device` and does `ops`.
+    fn live(
+        device: &RecordingDevice,
+        spacing: u32,
+        from: usize,
+        model: ModelFs,
+        done: usize,
+        ops: Vec<Op>,
+    ) -> Result<Self, String> {
+        let mut subject = StoreSubject::open(device.clone(), spacing, time_of(done))
+            .map_err(|error| format!("does not open: {error}"))?;
+        device.mark(OPENED);
+        let start = model.clone();
+        let mut model = model;
+        let mut states = vec![fingerprint(&model.dump())];
+        let mut outcomes = Vec::new();
+        for (index, op) in ops.iter().enumerate() {
+            let number = index + 1;
+            device.mark(ISSUED | number as u64);
+            let now = time_of(done + number);
+            let found = subject.apply(op, now);
+            let outcome = if found == Err(ENOSPC) && op.may_lack_space() {
+                found
+            } else {
+                let wanted = model.apply(op, now);
+                if found != wanted {
+                    return Err(format!("{op}: found {found:?}, wanted {wanted:?}"));
+                }
+                wanted
+            };
+            device.mark(RETURNED | number as u64);
+            if outcome.is_ok() && op.is_durability_point() {
+                device.mark(ACKED | number as u64);
+            }
+            outcomes.push(outcome);
+            states.push(fingerprint(&model.dump()));
+        }
+        let dump = subject
+            .dump()
+            .map_err(|error| format!("cannot be read: {error}"))?;
+        if fingerprint(&dump) != states[ops.len()] {
+            return Err(format!(
+                "differs uncrashed:\n{}",
+                differences(&dump, &model.dump())
+            ));
+        }
+        Ok(Self {
+            recording: device.take(),
+            from,
+            depth: 1,
+            past_lost: states[..1].to_vec(),
+            past_killed: states[..1].to_vec(),
+            began_pending: false,
+            model: start,
+            done,
+            ops,
+            outcomes,
+            states,
+        })
+    }
+
+    /// The model after `count` operations and a crash.
+    fn model_after(&self, count: usize) -> ModelFs {
+        let mut model = self.model.clone();
+        for (index, op) in self.ops[..count].iter().enumerate() {
+            if self.outcomes[index] != Err(ENOSPC) {
+                // The outcome was compared when the operation was done.
+                let _ = model.apply(op, time_of(self.done + index + 1));
+            }
+        }
+        model.crash();
+        model
+    }
+
+    /// The fingerprints that may be found.
+    fn acceptable(&self, progress: Progress, killed: bool) -> Vec<u64> {
+        let past = if killed {
+            &self.past_killed
+        } else {
+            &self.past_lost
+        };
+        if !progress.opened {
+            return past.clone();
+        }
+        let least = if killed {
+            progress.returned
+        } else {
+            progress.acked
+        };
+        let mut states = self.states[least..=progress.issued].to_vec();
+        if self.began_pending && !killed && progress.acked == 0 {
+            states.extend_from_slice(past);
+        }
+        states
+    }
+}
+
+/// Tries crash states of one case.
+struct Explorer<'c> {
+    case: &'c Case,
+    rng: Rng,
+    states: u64,
+    /// Room for images, reused.
+    room: Vec<u8>,
+    /// Free blocks of the empty cask.
+    free_when_empty: u64,
+}
+
+/// Explores one case; answers the number of states tried.
+pub fn explore(case: &Case) -> Result<u64, Box<Failure>> {
+    let mut explorer = Explorer {
+        case,
+        rng: Rng::new(case.seed),
+        states: 0,
+        room: Vec::new(),
+        free_when_empty: 0,
+    };
+    let outcome = catch_unwind(AssertUnwindSafe(|| explorer.run())).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text
+            .or(panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no reason given");
+        Err(format!("panic: {text}"))
+    });
+    match outcome {
+        Ok(()) => Ok(explorer.states),
+        Err(what) => Err(Box::new(Failure {
+            case: case.clone(),
+            what,
+            states: explorer.states,
+        })),
+    }
+}
+
+impl Explorer<'_> {
+    fn run(&mut self) -> Result<(), String> {
+        let made = MemoryDevice::new();
+        Cask::format(&made, &self.case.geometry.format_options())
+            .map_err(|error| format!("cannot be made: {error}"))?;
+        let image = made.into_bytes();
+        self.free_when_empty = drained(
+            MemoryDevice::from_bytes(image.clone()),
+            self.case.geometry.spacing,
+        )?;
+        let device = RecordingDevice::new(image);
+        let model = ModelFs::new(0o755, time_of(0));
+        let life = Life::live(
+            &device,
+            self.case.geometry.spacing,
+            0,
+            model,
+            0,
+            self.case.ops.clone(),
+        )?;
+        while self.states < self.case.states {
+            let before = self.states;
+            self.walk(&life)?;
+            if self.states == before {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Crashes once or more at every point of a life.
+    fn walk(&mut self, life: &Life) -> Result<(), String> {
+        let events = &life.recording.events;
+        let mut resolver = CrashResolver::new(&life.recording);
+        resolver.advance_to(life.from * 2);
+        let mut progress = Progress::default();
+        let mut noted = life.from;
+        while self.states < self.case.states && resolver.step() {
+            let done = resolver.position() / 2;
+            let mut last = None;
+            while noted < done {
+                last = events.get(noted);
+                if let Some(Event::Mark(tag)) = last {
+                    progress.note(*tag);
+                }
+                noted += 1;
+            }
+            // Between a change and the mark that reports it there is less to be demanded.
+            let reports = |event: Option<&Event>| matches!(event, Some(Event::Mark(tag)) if tag & !0xffff_ffff != ISSUED);
+            let issues = matches!(last, Some(Event::Mark(tag)) if tag & !0xffff_ffff == ISSUED);
+            if issues || (resolver.position() % 2 == 0 && reports(events.get(done))) {
+                continue;
+            }
+            self.crash(life, &resolver, progress, Choice::KILLED)?;
+            if resolver.in_doubt() {
+                for _ in 0..3 {
+                    let choice = resolver.choose(&mut self.rng);
+                    self.crash(life, &resolver, progress, choice)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One crash state.
+    fn crash(
+        &mut self,
+        life: &Life,
+        resolver: &CrashResolver<'_>,
+        progress: Progress,
+        choice: Choice,
+    ) -> Result<(), String> {
+        self.states += 1;
+        let killed = choice == Choice::KILLED;
+        let image = resolver.resolve(&choice, std::mem::take(&mut self.room));
+        let wanted = life.acceptable(progress, killed);
+        let lives_on = progress.opened && life.depth < DEPTH_MAX && self.rng.chance(1, 8);
+        let kept = lives_on.then(|| image.clone());
+        let result = self.recover(image, &wanted, life, progress);
+        let found = result.map_err(|what| {
+            let Progress {
+                opened,
+                issued,
+                returned,
+                acked,
+            } = progress;
+            format!(
+                "{what}\nlife {}, position {} of {}, {choice:?}\n\
+                 opened {opened}, issued {issued}, returned {returned}, acked {acked}",
+                life.depth,
+                resolver.position(),
+                resolver.end(),
+            ) + &story(&life.recording, resolver.position())
+        })?;
+        let (Some(image), Some(k)) = (kept, life.states.iter().rposition(|s| *s == found)) else {
+            return Ok(());
+        };
+        self.next_life(life, resolver, progress, image, k, killed)
+    }
+
+    /// Opens what the crash left and compares; answers the fingerprint.
+    fn recover(
+        &mut self,
+        image: Vec<u8>,
+        wanted: &[u64],
+        life: &Life,
+        progress: Progress,
+    ) -> Result<u64, String> {
+        let memory = MemoryDevice::from_bytes(image);
+        let subject = StoreSubject::open(
+            memory.clone(),
+            self.case.geometry.spacing,
+            time_of(life.done + life.ops.len() + 1),
+        )
+        .map_err(|error| format!("does not open: {error}"))?;
+        let dump = subject
+            .dump()
+            .map_err(|error| format!("cannot be read: {error}"))?;
+        let found = fingerprint(&dump);
+        if !wanted.contains(&found) {
+            let k = life.states.iter().position(|state| *state == found);
+            let nearest = life.model_after(progress.issued).dump();
+            return Err(match k {
+                Some(k) => format!("is as after {k} operations"),
+                None => {
+                    format!(
+                        "is as never before; beside all issued:\n{}",
+                        differences(&dump, &nearest)
+                    )
+                }
+            });
+        }
+        drop(subject);
+        if self.states.is_multiple_of(16) {
+            let free = drained(memory.clone(), self.case.geometry.spacing)?;
+            if free != self.free_when_empty {
+                let wanted = self.free_when_empty;
+                return Err(format!(
+                    "leaks: {free} blocks free when empty, should be {wanted}"
+                ));
+            }
+        }
+        self.room = memory.into_bytes();
+        Ok(found)
+    }
+
+    /// Lets what was recovered live on and crash again.
+    fn next_life(
+        &mut self,
+        life: &Life,
+        resolver: &CrashResolver<'_>,
+        progress: Progress,
+        image: Vec<u8>,
+        k: usize,
+        killed: bool,
+    ) -> Result<(), String> {
+        let (device, from) = if killed {
+            let events = &life.recording.events;
+            let from = resolver.position().div_ceil(2);
+            let past = Recording {
+                initial: life.recording.initial.clone(),
+                events: events[..from.min(events.len())].to_vec(),
+            };
+            let device = RecordingDevice::resume(past).map_err(|error| error.to_string())?;
+            (device, from)
+        } else {
+            (RecordingDevice::new(image), 0)
+        };
+        let model = life.model_after(k);
+        let done = LIFE_STRIDE * life.depth as usize + self.rng.index(LIFE_STRIDE / 2);
+        let len = self.rng.index(8);
+        let ops = workload_on(model.clone(), done, self.rng.next_u64(), self.case.mix, len);
+        let printed: Vec<String> = ops.iter().map(Op::to_string).collect();
+        let run = |explorer: &mut Self| -> Result<(), String> {
+            let mut next = Life::live(
+                &device,
+                explorer.case.geometry.spacing,
+                from,
+                model,
+                done,
+                ops,
+            )?;
+            next.depth = life.depth + 1;
+            // Recovery is repeatable: dying in it changes nothing, but what was pending before it.
+            let found = life.states[k];
+            next.past_killed = vec![found];
+            next.past_lost = if killed {
+                life.acceptable(progress, false)
+            } else {
+                vec![found]
+            };
+            next.began_pending = killed;
+            explorer.sample(&next)
+        };
+        run(self).map_err(|what| {
+            let Progress { issued, acked, .. } = progress;
+            format!(
+                "{what}\nin a life after one that ended {} at position {} with k {k} \
+                 (acked {acked}, issued {issued}); then: {}",
+                if killed { "by kill" } else { "by power loss" },
+                resolver.position(),
+                printed.join("; "),
+            )
+        })
+    }
+
+    /// Crashes at a few points of a life.
+    fn sample(&mut self, life: &Life) -> Result<(), String> {
+        let events = &life.recording.events;
+        let start = life.from * 2;
+        let span = (events.len() * 2).saturating_sub(start);
+        for _ in 0..4 {
+            let mut resolver = CrashResolver::new(&life.recording);
+            resolver.advance_to(start + self.rng.index(span + 1));
+            let mut progress = Progress::default();
+            let done = resolver.position() / 2;
+            for event in &events[life.from..done.max(life.from)] {
+                if let Event::Mark(tag) = event {
+                    progress.note(*tag);
+                }
+            }
+            let choice = match self.rng.below(4) {
+                0 => Choice::KILLED,
+                _ => resolver.choose(&mut self.rng),
+            };
+            self.crash(life, &resolver, progress, choice)?;
+        }
+        Ok(())
+    }
+}
+
+/// The last events before a position, in words.
+fn story(recording: &Recording, position: usize) -> String {
+    let end = position.div_ceil(2).min(recording.events.len());
+    let last = &recording.events[end.saturating_sub(24)..end];
+    last.iter().fold(String::new(), |text, event| {
+        text + "\n  "
+            + &match event {
+                Event::Write { offset, data } => format!("write {offset} +{}", data.len()),
+                Event::WriteDurable { offset, data } => {
+                    format!("write durably {offset} +{}", data.len())
+                }
+                Event::Mark(tag) => {
+                    let what = ["", "opened", "issued", "returned", "acked"][(tag >> 32) as usize];
+                    format!("{what} {}", tag & 0xffff_ffff)
+                }
+                other => format!("{other:?}"),
+            }
+    })
+}
+
+/// Fills the cask until it has no room, deletes everything, and answers the free blocks then.
+fn drained<D: Device>(device: D, spacing: u32) -> Result<u64, String> {
+    let failed = |what: &str, error: &dyn std::fmt::Display| format!("liveness: {what}: {error}");
+    let now = time_of(LIFE_STRIDE * 10);
+    let mut subject = StoreSubject::open(device, spacing, now).map_err(|e| failed("open", &e))?;
+    let block = u64::from(subject.store().cask().stats().block_size);
+    let mut full = false;
+    for number in 0..10_000 {
+        let path = Path::new(format!("filler-{}", number / 64));
+        let op = if number % 64 == 0 {
+            Op::Create { path, perm: 0o600 }
+        } else {
+            Op::Append {
+                path,
+                data: Data {
+                    len: block as usize * 2,
+                    seed: number + 1,
+                },
+            }
+        };
+        match subject.apply(&op, now) {
+            Ok(()) => {}
+            Err(ENOSPC) => {
+                full = true;
+                break;
+            }
+            Err(errno) => return Err(failed("fill", &std::io::Error::from_raw_os_error(errno))),
+        }
+    }
+    if !full {
+        return Err(failed("fill", &"never full"));
+    }
+    let dump = subject.dump().map_err(|e| failed("dump when full", &e))?;
+    for (path, entry) in dump.iter().rev() {
+        let Some((dir, name)) = path.split() else {
+            continue;
+        };
+        let store = subject.store();
+        let dir = dir.names().try_fold(1, |dir, name| {
+            store
+                .lookup(&ROOT_CALLER, dir, name)
+                .map(|entry| entry.attr.ino)
+        });
+        let dir = dir.map_err(|e| failed("lookup when full", &e))?;
+        match entry.kind {
+            caskfs::format::FileKind::Directory => store.rmdir(&ROOT_CALLER, dir, name),
+            _ => store.unlink(&ROOT_CALLER, dir, name),
+        }
+        .map_err(|e| failed(&format!("delete {path} when full"), &e))?;
+    }
+    let cask = subject.store().cask();
+    for _ in 0..2 {
+        cask.checkpoint().map_err(|e| failed("checkpoint", &e))?;
+    }
+    Ok(cask.stats().free_blocks)
+}
+
+/// What to make cases from.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub geometry: Geometry,
+    pub mix: Mix,
+    /// Operations in a workload.
+    pub ops: usize,
+    /// Crash states of a workload.
+    pub states_per_case: u64,
+}
+
+impl Plan {
+    pub fn case(&self, seed: u64) -> Case {
+        Case {
+            geometry: self.geometry,
+            mix: self.mix,
+            seed,
+            states: self.states_per_case,
+            ops: workload(seed, self.mix, self.ops),
+        }
+    }
+}
+
+/// Explores case after case on two threads until so many states are tried or one fails. With a
+/// control, each thread works without it. Answers how many were tried.
+pub fn explore_many(
+    plans: &[Plan],
+    first_seed: u64,
+    states: u64,
+    control: Option<Control>,
+) -> (u64, Result<(), Box<Failure>>) {
+    let tried = AtomicU64::new(0);
+    let next = AtomicU64::new(0);
+    let failure = std::sync::Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let _away = control.map(Control::remove);
+                while tried.load(Ordering::Relaxed) < states
+                    && failure.lock().expect("no panic under the lock").is_none()
+                {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let plan = &plans[(number % plans.len() as u64) as usize];
+                    match explore(&plan.case(first_seed + number)) {
+                        Ok(count) => {
+                            tried.fetch_add(count.max(1), Ordering::Relaxed);
+                        }
+                        Err(found) => {
+                            tried.fetch_add(found.states, Ordering::Relaxed);
+                            *failure.lock().expect("no panic under the lock") = Some(found);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let failure = failure.into_inner().expect("no panic under the lock");
+    (tried.into_inner(), failure.map_or(Ok(()), Err))
+}
+
+/// Makes the operations of a failing case fewer as long as it still fails, within `tries`.
+pub fn shrink(mut failure: Box<Failure>, mut tries: u32) -> Box<Failure> {
+    let mut chunk = failure.case.ops.len() / 2;
+    while chunk > 0 && tries > 0 {
+        let mut at = 0;
+        while at < failure.case.ops.len() && tries > 0 {
+            tries -= 1;
+            let mut smaller = failure.case.clone();
+            let end = (at + chunk).min(smaller.ops.len());
+            smaller.ops.drain(at..end);
+            match explore(&smaller) {
+                Err(found) => failure = found,
+                Ok(_) => at += chunk,
+            }
+        }
+        chunk /= 2;
+    }
+    failure
+}

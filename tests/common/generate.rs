@@ -1,0 +1,286 @@
+//! Random operations, weighted to where filesystems go wrong: few names, so that they collide; sizes
+//! around block borders; renames over what is there; files that live on without a name.
+
+use caskfs::clock::Timestamp;
+use caskfs::device::testing::Rng;
+use caskfs::fs::RenameFlags;
+
+use super::model::ModelFs;
+use super::op::{Data, Op, Path};
+use super::subject::time_of;
+
+/// What kind of workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mix {
+    /// Bytes in a block: sizes and offsets are taken around its multiples.
+    pub block_size: u32,
+    /// Largest file in blocks.
+    pub max_blocks: u64,
+    /// One write in this many is long enough to bypass the log; 0 for none.
+    pub bypass_one_in: u64,
+    /// One operation in this many is a point of durability.
+    pub sync_one_in: u64,
+}
+
+/// Bytes of a write that is sure to bypass the write-ahead log.
+pub const BYPASS_BYTES: usize = 64 << 10;
+
+const DIRS: [&str; 4] = ["", "d", "e", "d/f"];
+const NAMES: [&[u8]; 6] = [b"a", b"b", b"c", b"d", b"e", b"f"];
+const XATTRS: [&str; 3] = ["user.a", "user.b", "user.some.longer.name"];
+
+/// `len` operations for an empty filesystem; see [`workload_on`].
+pub fn workload(seed: u64, mix: Mix, len: usize) -> Vec<Op> {
+    workload_on(ModelFs::new(0o755, time_of(0)), 0, seed, mix, len)
+}
+
+/// `len` operations that go on from `model`, of those that fail only every sixth: failing changes
+/// nothing, so it teaches little about crashes. The first is number `done` + 1.
+pub fn workload_on(mut model: ModelFs, done: usize, seed: u64, mix: Mix, len: usize) -> Vec<Op> {
+    let mut generator = Generator::new(seed, mix);
+    let mut ops = Vec::with_capacity(len);
+    while ops.len() < len {
+        let Some(op) = generator.next() else { break };
+        let outcome = model.apply(&op, time_of(done + ops.len() + 1));
+        if outcome.is_ok() || generator.rng.chance(1, 6) {
+            ops.push(op);
+        }
+    }
+    ops
+}
+
+/// Makes operations from a seed.
+#[derive(Clone, Debug)]
+pub struct Generator {
+    rng: Rng,
+    mix: Mix,
+    made: u64,
+}
+
+impl Generator {
+    pub fn new(seed: u64, mix: Mix) -> Self {
+        Self {
+            rng: Rng::new(seed),
+            mix,
+            made: 0,
+        }
+    }
+
+    fn path(&mut self) -> Path {
+        let dir = Path::new(DIRS[self.rng.index(DIRS.len())]);
+        match self.rng.below(40) {
+            0 => dir.join(&[b'n'; 255]),
+            1 => dir.join(b"\xff\x01 %"),
+            2 => dir.join(&[b'n'; 256]),
+            _ => dir.join(NAMES[self.rng.index(NAMES.len())]),
+        }
+    }
+
+    /// A path that is likelier a directory.
+    fn dir_path(&mut self) -> Path {
+        if self.rng.chance(3, 4) {
+            Path::new(DIRS[1 + self.rng.index(DIRS.len() - 1)])
+        } else {
+            self.path()
+        }
+    }
+
+    /// A path that is likelier a file.
+    fn file_path(&mut self) -> Path {
+        let dir = Path::new(DIRS[self.rng.index(DIRS.len())]);
+        dir.join(NAMES[self.rng.index(3)])
+    }
+
+    /// A number of bytes near a multiple of the block size, most often a small one.
+    fn bytes(&mut self) -> u64 {
+        let block = u64::from(self.mix.block_size);
+        let blocks = self.rng.below(self.mix.max_blocks + 1);
+        match self.rng.below(8) {
+            0 => blocks * block,
+            1 => (blocks * block).saturating_sub(1),
+            2 => blocks * block + 1,
+            3 => self.rng.below(blocks * block + 1),
+            4 | 5 => self.rng.below(block),
+            _ => self.rng.below(200),
+        }
+    }
+
+    fn data(&mut self) -> Data {
+        let len = self.bytes() as usize;
+        let seed = if self.rng.chance(1, 12) {
+            0
+        } else {
+            self.made << 8 | 1
+        };
+        Data {
+            len: len.max(1),
+            seed,
+        }
+    }
+
+    fn write(&mut self) -> (u64, Data) {
+        if self.mix.bypass_one_in > 0 && self.rng.chance(1, self.mix.bypass_one_in) {
+            let offset = self.rng.below(2) * u64::from(self.mix.block_size);
+            return (
+                offset,
+                Data {
+                    len: BYPASS_BYTES,
+                    seed: self.made << 8 | 1,
+                },
+            );
+        }
+        (self.bytes(), self.data())
+    }
+
+    fn perm(&mut self) -> u32 {
+        [0o644, 0o600, 0o755, 0o777, 0][self.rng.index(5)]
+    }
+
+    fn rename_flags(&mut self) -> RenameFlags {
+        let mut flags = RenameFlags::default();
+        match self.rng.below(10) {
+            0 => flags.no_replace = true,
+            1 | 2 => flags.exchange = true,
+            3 => flags.whiteout = true,
+            _ => {}
+        }
+        flags
+    }
+}
+
+impl Iterator for Generator {
+    type Item = Op;
+
+    /// The next operation; there is no end to them.
+    fn next(&mut self) -> Option<Op> {
+        self.made += 1;
+        if self.rng.chance(1, self.mix.sync_one_in) {
+            return Some(match self.rng.below(8) {
+                0 | 1 => Op::Checkpoint,
+                2 => Op::Tick,
+                3 | 4 => Op::Sync,
+                _ => Op::Fsync {
+                    path: self.file_path(),
+                },
+            });
+        }
+        Some(match self.rng.below(64) {
+            0..=7 => Op::Create {
+                path: self.file_path(),
+                perm: self.perm(),
+            },
+            8..=10 => Op::Mkdir {
+                path: self.dir_path(),
+                perm: 0o755,
+            },
+            11 => Op::Symlink {
+                path: self.path(),
+                target: self.path(),
+            },
+            12 => Op::Fifo {
+                path: self.path(),
+                perm: self.perm(),
+            },
+            13 | 14 => Op::Link {
+                from: self.file_path(),
+                to: self.path(),
+            },
+            15..=19 => Op::Unlink {
+                path: self.file_path(),
+            },
+            20 => Op::Unlink { path: self.path() },
+            21 => Op::Rmdir {
+                path: self.dir_path(),
+            },
+            22..=27 => Op::Rename {
+                from: self.file_path(),
+                to: self.path(),
+                flags: self.rename_flags(),
+            },
+            28 | 29 => Op::Rename {
+                from: self.dir_path(),
+                to: self.path(),
+                flags: self.rename_flags(),
+            },
+            30..=38 => {
+                let (offset, data) = self.write();
+                Op::Write {
+                    path: self.file_path(),
+                    offset,
+                    data,
+                }
+            }
+            39..=44 => Op::Append {
+                path: self.file_path(),
+                data: self.data(),
+            },
+            45..=48 => Op::Truncate {
+                path: self.file_path(),
+                len: self.bytes(),
+            },
+            49 => Op::Truncate {
+                path: self.file_path(),
+                len: 0,
+            },
+            50 | 51 => Op::Punch {
+                path: self.file_path(),
+                offset: self.bytes(),
+                len: 1 + self.bytes(),
+            },
+            52 | 53 => {
+                let name = Path::new(XATTRS[self.rng.index(XATTRS.len())]);
+                let value = Data {
+                    len: self.rng.index(200),
+                    seed: self.made,
+                };
+                Op::SetXattr {
+                    path: self.path(),
+                    name,
+                    value,
+                }
+            }
+            54 => {
+                let name = Path::new(XATTRS[self.rng.index(XATTRS.len())]);
+                Op::RemoveXattr {
+                    path: self.path(),
+                    name,
+                }
+            }
+            55 => Op::Chmod {
+                path: self.path(),
+                perm: self.perm(),
+            },
+            56 => {
+                let (uid, gid) = (self.rng.below(3) as u32, self.rng.below(3) as u32);
+                Op::Chown {
+                    path: self.path(),
+                    uid,
+                    gid,
+                }
+            }
+            57 => {
+                let secs = self.rng.below(1 << 33) as i64 - (1 << 32);
+                let nanos = self.rng.below(1_000_000_000) as u32;
+                Op::Utimens {
+                    path: self.path(),
+                    mtime: Timestamp { secs, nanos },
+                }
+            }
+            58..=60 => Op::Open {
+                path: self.file_path(),
+                slot: self.rng.below(2) as u8,
+            },
+            61 => Op::Close {
+                slot: self.rng.below(2) as u8,
+            },
+            _ => {
+                let (offset, data) = self.write();
+                Op::WriteOpen {
+                    slot: self.rng.below(2) as u8,
+                    offset,
+                    data,
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,441 @@
+//! The reference: what a POSIX filesystem does, as shortly as it can be said.
+//!
+//! No blocks, no log, no cache; every operation is one step and nothing is ever lost. A cask is right
+//! if after each operation it answers the same and looks the same, and after a crash looks like
+//! this model did after some number of the operations.
+
+use std::collections::{BTreeMap, HashMap};
+
+use caskfs::clock::Timestamp;
+use caskfs::format::FileKind;
+use caskfs::fs::RenameFlags;
+use libc::{EEXIST, EINVAL, EISDIR, ENAMETOOLONG, ENODATA, ENOENT, ENOTDIR, ENOTEMPTY, EPERM};
+
+use super::op::{Op, Path};
+use super::subject::{Dump, DumpEntry};
+
+/// An operation's outcome: nothing, or an errno.
+pub type Outcome = Result<(), i32>;
+
+const ROOT: u64 = 1;
+
+#[derive(Clone, Debug)]
+struct Inode {
+    kind: FileKind,
+    perm: u32,
+    uid: u32,
+    gid: u32,
+    rdev: u64,
+    nlink: u32,
+    mtime: Timestamp,
+    /// Content of a regular file, target of a symbolic link.
+    data: Vec<u8>,
+    entries: BTreeMap<Vec<u8>, u64>,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Handles open on it.
+    opens: u32,
+}
+
+impl Inode {
+    fn new(kind: FileKind, perm: u32, now: Timestamp) -> Self {
+        let nlink = if kind == FileKind::Directory { 2 } else { 1 };
+        Self {
+            kind,
+            perm,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            nlink,
+            mtime: now,
+            data: Vec::new(),
+            entries: BTreeMap::new(),
+            xattrs: BTreeMap::new(),
+            opens: 0,
+        }
+    }
+
+    fn is_dir(&self) -> bool {
+        self.kind == FileKind::Directory
+    }
+}
+
+/// The reference filesystem.
+#[derive(Clone, Debug)]
+pub struct ModelFs {
+    inodes: BTreeMap<u64, Inode>,
+    next: u64,
+    slots: HashMap<u8, u64>,
+    now: Timestamp,
+}
+
+impl ModelFs {
+    /// An empty filesystem whose root has these permissions and this time.
+    pub fn new(root_perm: u32, now: Timestamp) -> Self {
+        let root = Inode::new(FileKind::Directory, root_perm, now);
+        Self {
+            inodes: BTreeMap::from([(ROOT, root)]),
+            next: 2,
+            slots: HashMap::new(),
+            now,
+        }
+    }
+
+    /// Does one operation at this time.
+    pub fn apply(&mut self, op: &Op, now: Timestamp) -> Outcome {
+        self.now = now;
+        match op {
+            Op::Create { path, perm } => self.make(path, Inode::new(FileKind::Regular, *perm, now)),
+            Op::Fifo { path, perm } => self.make(path, Inode::new(FileKind::Fifo, *perm, now)),
+            Op::Mkdir { path, perm } => {
+                self.make(path, Inode::new(FileKind::Directory, *perm, now))
+            }
+            Op::Symlink { path, target } => {
+                let mut link = Inode::new(FileKind::Symlink, 0o777, now);
+                link.data = target.0.clone();
+                self.make(path, link)
+            }
+            Op::Link { from, to } => self.link(from, to),
+            Op::Unlink { path } => self.unlink(path),
+            Op::Rmdir { path } => self.rmdir(path),
+            Op::Rename { from, to, flags } => self.rename(from, to, *flags),
+            Op::Write { path, offset, data } => {
+                let ino = self.regular(path)?;
+                self.write(ino, *offset, &data.bytes());
+                Ok(())
+            }
+            Op::Append { path, data } => {
+                let ino = self.regular(path)?;
+                self.write(ino, self.inodes[&ino].data.len() as u64, &data.bytes());
+                Ok(())
+            }
+            Op::Truncate { path, len } => {
+                let ino = self.regular(path)?;
+                let inode = self.inode(ino);
+                inode.data.resize(*len as usize, 0);
+                inode.mtime = now;
+                Ok(())
+            }
+            Op::Punch { path, offset, len } => {
+                let ino = self.regular(path)?;
+                let inode = self.inode(ino);
+                // As ext4: beyond the end there is nothing to do, not even to the time.
+                if *offset < inode.data.len() as u64 {
+                    let end = offset.saturating_add(*len).min(inode.data.len() as u64);
+                    inode.data[*offset as usize..end as usize].fill(0);
+                    inode.mtime = now;
+                }
+                Ok(())
+            }
+            Op::SetXattr { path, name, value } => {
+                let ino = self.attributed(path)?;
+                self.inode(ino).xattrs.insert(name.0.clone(), value.bytes());
+                Ok(())
+            }
+            Op::RemoveXattr { path, name } => {
+                let ino = self.attributed(path)?;
+                self.inode(ino)
+                    .xattrs
+                    .remove(&name.0)
+                    .map(|_| ())
+                    .ok_or(ENODATA)
+            }
+            Op::Chmod { path, perm } => {
+                let ino = self.find(path)?;
+                if self.inodes[&ino].kind == FileKind::Symlink {
+                    return Err(EPERM);
+                }
+                self.inode(ino).perm = *perm;
+                Ok(())
+            }
+            Op::Chown { path, uid, gid } => {
+                let ino = self.find(path)?;
+                let inode = self.inode(ino);
+                (inode.uid, inode.gid) = (*uid, *gid);
+                Ok(())
+            }
+            Op::Utimens { path, mtime } => {
+                let ino = self.find(path)?;
+                self.inode(ino).mtime = *mtime;
+                Ok(())
+            }
+            Op::Open { path, slot } => {
+                let ino = self.regular(path)?;
+                self.inode(ino).opens += 1;
+                self.close(*slot);
+                self.slots.insert(*slot, ino);
+                Ok(())
+            }
+            Op::Close { slot } => {
+                self.close(*slot);
+                Ok(())
+            }
+            Op::WriteOpen { slot, offset, data } => {
+                if let Some(ino) = self.slots.get(slot).copied() {
+                    self.write(ino, *offset, &data.bytes());
+                }
+                Ok(())
+            }
+            Op::Fsync { path } => self.regular(path).map(|_| ()),
+            Op::Sync | Op::Checkpoint | Op::Tick => Ok(()),
+        }
+    }
+
+    /// The process died: all handles are closed, and what had no name is gone.
+    pub fn crash(&mut self) {
+        let slots: Vec<u8> = self.slots.keys().copied().collect();
+        for slot in slots {
+            self.close(slot);
+        }
+    }
+
+    /// The tree as anybody can see it.
+    pub fn dump(&self) -> Dump {
+        let mut dump = Dump::default();
+        self.dump_below(&Path::default(), ROOT, &mut dump, &mut HashMap::new());
+        dump
+    }
+
+    fn dump_below(&self, path: &Path, ino: u64, dump: &mut Dump, first: &mut HashMap<u64, Path>) {
+        let inode = &self.inodes[&ino];
+        let same_as = first.get(&ino).cloned();
+        first.entry(ino).or_insert_with(|| path.clone());
+        dump.insert(
+            path.clone(),
+            DumpEntry {
+                kind: inode.kind,
+                perm: inode.perm,
+                uid: inode.uid,
+                gid: inode.gid,
+                rdev: inode.rdev,
+                nlink: inode.nlink,
+                mtime: inode.mtime,
+                data: inode.data.clone(),
+                xattrs: inode.xattrs.clone(),
+                same_as,
+            },
+        );
+        for (name, child) in &inode.entries {
+            self.dump_below(&path.join(name), *child, dump, first);
+        }
+    }
+
+    fn inode(&mut self, ino: u64) -> &mut Inode {
+        self.inodes
+            .get_mut(&ino)
+            .expect("the model never loses an inode that has a name")
+    }
+
+    fn find(&self, path: &Path) -> Result<u64, i32> {
+        path.names()
+            .try_fold(ROOT, |dir, name| self.entry(dir, name))
+    }
+
+    fn find_dir(&self, path: &Path) -> Result<u64, i32> {
+        let ino = self.find(path)?;
+        if self.inodes[&ino].is_dir() {
+            Ok(ino)
+        } else {
+            Err(ENOTDIR)
+        }
+    }
+
+    fn entry(&self, dir: u64, name: &[u8]) -> Result<u64, i32> {
+        let dir = &self.inodes[&dir];
+        if !dir.is_dir() {
+            return Err(ENOTDIR);
+        }
+        if name.len() > 255 {
+            return Err(ENAMETOOLONG);
+        }
+        dir.entries.get(name).copied().ok_or(ENOENT)
+    }
+
+    /// The directory that a path's last name stands in, and what the name stands for.
+    fn place<'p>(&self, path: &'p Path) -> Result<(u64, &'p [u8], Option<u64>), i32> {
+        let (dir, name) = path.split().ok_or(EINVAL)?;
+        let dir = self.find(&dir)?;
+        match self.entry(dir, name) {
+            Ok(ino) => Ok((dir, name, Some(ino))),
+            Err(ENOENT) => Ok((dir, name, None)),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn regular(&self, path: &Path) -> Result<u64, i32> {
+        let ino = self.find(path)?;
+        match self.inodes[&ino].kind {
+            FileKind::Regular => Ok(ino),
+            FileKind::Directory => Err(EISDIR),
+            _ => Err(EINVAL),
+        }
+    }
+
+    /// A file that can have attributes of users.
+    fn attributed(&self, path: &Path) -> Result<u64, i32> {
+        let ino = self.find(path)?;
+        match self.inodes[&ino].kind {
+            FileKind::Regular | FileKind::Directory => Ok(ino),
+            _ => Err(EPERM),
+        }
+    }
+
+    fn make(&mut self, path: &Path, inode: Inode) -> Outcome {
+        let (dir, name, None) = self.place(path)? else {
+            return Err(EEXIST);
+        };
+        let ino = self.next;
+        self.next += 1;
+        self.inodes.insert(ino, inode);
+        self.attach(dir, name, ino);
+        Ok(())
+    }
+
+    fn attach(&mut self, dir: u64, name: &[u8], ino: u64) {
+        let (now, is_dir) = (self.now, self.inodes[&ino].is_dir());
+        let dir = self.inode(dir);
+        dir.entries.insert(name.to_vec(), ino);
+        dir.nlink += u32::from(is_dir);
+        dir.mtime = now;
+    }
+
+    fn detach(&mut self, dir: u64, name: &[u8]) -> u64 {
+        let now = self.now;
+        let ino = self
+            .inode(dir)
+            .entries
+            .remove(name)
+            .expect("looked up before");
+        let is_dir = self.inodes[&ino].is_dir();
+        let dir = self.inode(dir);
+        dir.nlink -= u32::from(is_dir);
+        dir.mtime = now;
+        ino
+    }
+
+    /// One name less; the inode goes with its last name and handle.
+    fn drop_name(&mut self, ino: u64) {
+        let inode = self.inode(ino);
+        inode.nlink = if inode.is_dir() { 0 } else { inode.nlink - 1 };
+        self.reap(ino);
+    }
+
+    fn reap(&mut self, ino: u64) {
+        if self.inodes[&ino].nlink == 0 && self.inodes[&ino].opens == 0 {
+            self.inodes.remove(&ino);
+        }
+    }
+
+    fn close(&mut self, slot: u8) {
+        if let Some(ino) = self.slots.remove(&slot) {
+            self.inode(ino).opens -= 1;
+            self.reap(ino);
+        }
+    }
+
+    fn write(&mut self, ino: u64, offset: u64, data: &[u8]) {
+        let now = self.now;
+        let inode = self.inode(ino);
+        let end = offset as usize + data.len();
+        inode.data.resize(inode.data.len().max(end), 0);
+        inode.data[offset as usize..end].copy_from_slice(data);
+        inode.mtime = now;
+    }
+
+    fn link(&mut self, from: &Path, to: &Path) -> Outcome {
+        let ino = self.find(from)?;
+        let (dir, name, existing) = self.place(to)?;
+        if existing.is_some() {
+            return Err(EEXIST);
+        }
+        if self.inodes[&ino].is_dir() {
+            return Err(EPERM);
+        }
+        self.inode(ino).nlink += 1;
+        self.attach(dir, name, ino);
+        Ok(())
+    }
+
+    fn unlink(&mut self, path: &Path) -> Outcome {
+        let (dir, name, ino) = self.place(path)?;
+        if self.inodes[&ino.ok_or(ENOENT)?].is_dir() {
+            return Err(EISDIR);
+        }
+        let ino = self.detach(dir, name);
+        self.drop_name(ino);
+        Ok(())
+    }
+
+    fn rmdir(&mut self, path: &Path) -> Outcome {
+        let (dir, name, ino) = self.place(path)?;
+        let inode = &self.inodes[&ino.ok_or(ENOENT)?];
+        if !inode.is_dir() {
+            return Err(ENOTDIR);
+        }
+        if !inode.entries.is_empty() {
+            return Err(ENOTEMPTY);
+        }
+        let ino = self.detach(dir, name);
+        self.drop_name(ino);
+        Ok(())
+    }
+
+    /// In the order of checks of Linux.
+    fn rename(&mut self, from: &Path, to: &Path, flags: RenameFlags) -> Outcome {
+        if flags.exchange && (flags.no_replace || flags.whiteout) {
+            return Err(EINVAL);
+        }
+        let (from_dir, from_name) = from.split().ok_or(EINVAL)?;
+        let (to_dir, to_name) = to.split().ok_or(EINVAL)?;
+        let (from_dir, to_dir) = (self.find_dir(&from_dir)?, self.find_dir(&to_dir)?);
+        let source = self.entry(from_dir, from_name)?;
+        let target = match self.entry(to_dir, to_name) {
+            Err(ENOENT) => None,
+            found => Some(found?),
+        };
+        if flags.no_replace && target.is_some() {
+            return Err(EEXIST);
+        }
+        if flags.exchange && target.is_none() {
+            return Err(ENOENT);
+        }
+        if from.is_above(to) {
+            return Err(EINVAL);
+        }
+        if to.is_above(from) {
+            return Err(if flags.exchange { EINVAL } else { ENOTEMPTY });
+        }
+        if Some(source) == target {
+            return Ok(());
+        }
+        if flags.exchange {
+            let (a, b) = (
+                self.detach(from_dir, from_name),
+                self.detach(to_dir, to_name),
+            );
+            self.attach(from_dir, from_name, b);
+            self.attach(to_dir, to_name, a);
+            return Ok(());
+        }
+        if let Some(target) = target {
+            let (old, new) = (&self.inodes[&source], &self.inodes[&target]);
+            match (old.is_dir(), new.is_dir()) {
+                (true, false) => return Err(ENOTDIR),
+                (false, true) => return Err(EISDIR),
+                (true, true) if !new.entries.is_empty() => return Err(ENOTEMPTY),
+                _ => {}
+            }
+            self.detach(to_dir, to_name);
+            self.drop_name(target);
+        }
+        self.detach(from_dir, from_name);
+        self.attach(to_dir, to_name, source);
+        if flags.whiteout {
+            let ino = self.next;
+            self.next += 1;
+            self.inodes
+                .insert(ino, Inode::new(FileKind::CharDevice, 0, self.now));
+            self.attach(from_dir, from_name, ino);
+        }
+        Ok(())
+    }
+}

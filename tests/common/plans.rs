@@ -1,0 +1,46 @@
+//! The tiny casks that the crash tests run on. Small rings and few blocks make everything happen
+//! often: the log wraps, checkpoints come, blocks are used again.
+
+use super::case::Geometry;
+use super::explorer::Plan;
+use super::generate::Mix;
+
+/// A plan without writes that bypass the log.
+pub const fn plan(block_size: u32, blocks: u64, wal_blocks: u64, sync_one_in: u64) -> Plan {
+    Plan {
+        geometry: Geometry {
+            block_size,
+            blocks,
+            wal_blocks,
+            spacing: block_size,
+        },
+        mix: Mix {
+            block_size,
+            max_blocks: 5,
+            bypass_one_in: 0,
+            sync_one_in,
+        },
+        ops: 60,
+        states_per_case: 2000,
+    }
+}
+
+/// A plan in which one write in four bypasses the log.
+pub const fn bypassing(block_size: u32, blocks: u64, wal_blocks: u64, sync_one_in: u64) -> Plan {
+    let mut plan = plan(block_size, blocks, wal_blocks, sync_one_in);
+    plan.mix.bypass_one_in = 4;
+    plan.ops = 30;
+    plan
+}
+
+/// All of them, in turn.
+pub const ALL: [Plan; 8] = [
+    plan(512, 96, 4, 6),
+    plan(512, 160, 8, 12),
+    plan(512, 400, 16, 30),
+    plan(1024, 96, 4, 6),
+    plan(1024, 128, 8, 20),
+    plan(1024, 200, 16, 4),
+    bypassing(1024, 400, 8, 8),
+    bypassing(512, 400, 8, 8),
+];

@@ -1,0 +1,62 @@
+//! Is every step that guards against a crash needed, and would it be missed?
+//!
+//! Each named control is taken away in turn; the crash explorer must find the harm. An explorer that
+//! does not is no witness for the rest either.
+#![cfg(feature = "testing")]
+
+mod common;
+
+use caskfs::device::testing::Control;
+use common::explorer::{Plan, explore, explore_many};
+use common::plans::{bypassing, plan};
+
+/// Crash states within which a missing control must show.
+const STATES: u64 = 400_000;
+
+/// The explorer finds harm when this control is away, in casks of these plans.
+fn is_missed(control: Control, plans: &[Plan]) {
+    let (tried, outcome) = explore_many(plans, 1, STATES, Some(control));
+    match outcome {
+        Err(failure) => {
+            // Harm that the control has nothing to do with proves nothing.
+            if let Err(other) = explore(&failure.case) {
+                panic!("harm with {control:?} in place, too:\n{other}");
+            }
+            let what = failure.what.lines().next().unwrap_or_default().to_owned();
+            eprintln!("{control:?}: missed after {tried} crash states: {what}");
+        }
+        Ok(()) => panic!("{control:?} was away and {tried} crash states did not show it"),
+    }
+}
+
+macro_rules! controls {
+    ($($test:ident: $control:ident in [$($plan:expr),+];)+) => {
+        $(
+            #[test]
+            fn $test() {
+                is_missed(Control::$control, &[$($plan),+]);
+            }
+        )+
+
+        /// No control is left out above.
+        #[test]
+        fn all_are_tried() {
+            let tried = [$(Control::$control),+];
+            assert!(Control::ALL.iter().all(|control| tried.contains(control)));
+        }
+    };
+}
+
+controls! {
+    flush_on_fsync: FlushOnFsync in [plan(512, 160, 8, 4)];
+    checkpoint_data_barrier: CheckpointDataBarrier in [plan(512, 160, 4, 6)];
+    checkpoint_superblock_barrier: CheckpointSuperblockBarrier in [plan(512, 96, 4, 6)];
+    digest_chain: DigestChain in [plan(512, 96, 4, 6), plan(512, 160, 8, 12)];
+    bypass_checksums: BypassChecksums in [bypassing(1024, 400, 8, 12), bypassing(512, 400, 8, 12)];
+    deferred_free: DeferredFree in [plan(512, 96, 8, 8), bypassing(1024, 400, 8, 8)];
+    wal_retirement: WalRetirement in [plan(512, 160, 4, 6)];
+    fresh_block_after_ack: FreshBlockAfterAck in [plan(512, 160, 8, 2), plan(1024, 160, 8, 2)];
+    checkpoint_after_recovery: CheckpointAfterRecovery in [plan(512, 160, 8, 6)];
+    two_superblock_slots: TwoSuperblockSlots in [plan(512, 160, 4, 4)];
+    full_flush_with_bypass: FullFlushWithBypass in [bypassing(1024, 400, 8, 3)];
+}
