@@ -7,9 +7,9 @@ use clap::{ArgAction, Args};
 use serde::Serialize;
 
 use super::exit::{CliError, Outcome, shown};
-use super::mountinfo;
 use super::out::Out;
 use super::progress::Progress;
+use super::target::mount_of;
 use crate::cask::{Cask, OpenOptions};
 use crate::device::file::{Access, FileDevice};
 use crate::error::{Error, Result};
@@ -113,7 +113,7 @@ fn check(container: &Path, data: bool) -> Result<Report> {
 /// The container is locked: by a mount that can be named, or by somebody else.
 fn in_use(container: &Path, busy: &Error) -> CliError {
     let mount = container.canonicalize().ok();
-    match mount.and_then(|path| mountinfo::mount_of(&path)) {
+    match mount.and_then(|path| mount_of(&path)) {
         Some(mount) => CliError::failed(format!(
             "{}: is mounted on {}; unmount it to check it",
             shown(container),

@@ -8,7 +8,6 @@ mod access;
 mod exit;
 mod invocation;
 mod live;
-mod mountinfo;
 mod offline;
 mod out;
 mod peek;

@@ -34,7 +34,8 @@ fn all_verbs_refuse(spoil: impl Fn(&Scratch), why: &str) {
     let before = (scratch.names(), fs::read(scratch.path("a.cask")).ok());
     for (code, args) in VERBS {
         let sentence = scratch.run(*args).fails(*code);
-        assert!(sentence.contains(why), "{args:?}: {sentence}");
+        let said = sentence.to_lowercase();
+        assert!(said.contains(why), "{args:?}: {sentence}");
         assert!(sentence.contains("a.cask: "), "{args:?}: {sentence}");
         let after = (scratch.names(), fs::read(scratch.path("a.cask")).ok());
         assert!(before == after, "{args:?} changed something");
@@ -48,7 +49,7 @@ fn missing_container() {
 
 #[test]
 fn foreign_container() {
-    let junk: Vec<u8> = (0..2_000_000u32).map(|at| (at * 7 >> 3) as u8).collect();
+    let junk: Vec<u8> = (0..2_000_000u32).map(|at| (at >> 3) as u8).collect();
     all_verbs_refuse(
         |scratch| {
             scratch.write("a.cask", &junk);

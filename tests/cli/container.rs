@@ -388,7 +388,7 @@ fn a_full_cask_says_so_and_stays_whole() {
     scratch.run_with(&["cp", "-", "a.cask:/kept"], b"kept").ok();
     scratch.write("large", vec![7; 9_000_000]);
     let sentence = scratch.run(["cp", "large", "a.cask:/large"]).fails(1);
-    assert!(sentence.contains("no space left in the cask"), "{sentence}");
+    assert_eq!(sentence, "a.cask:/large: no space left in the cask");
     // Neither a part of it nor its space is gone.
     let listing = scratch.run(["ls", "a.cask"]).ok();
     assert!(!listing.contains("large"), "{listing}");
