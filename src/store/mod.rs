@@ -22,7 +22,6 @@ pub mod walk;
 #[cfg(test)]
 mod tests;
 
-
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
