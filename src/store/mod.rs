@@ -13,6 +13,7 @@ mod fate;
 mod handle;
 mod log;
 mod names;
+mod pins;
 mod roll;
 pub mod settings;
 mod truncate;
@@ -33,13 +34,15 @@ use crate::error::{Error, Result};
 use crate::format::FileKind;
 use crate::format::key::Number;
 use crate::fs::{
-    Attr, Caller, DirEntry, Fs, Inode, NewFile, OpenFlags, RenameFlags, SetAttr, StatFs, namespace,
+    Attr, Caller, DirEntry, Fs, Inode, NewFile, OpenFlags, RenameFlags, SetAttr, StatFs, data,
+    namespace,
 };
 
 use absence::Absences;
 use binding::{Binding, Bindings};
 pub use fate::{Fate, ProcFate};
 use handle::{Handle, Handles, Kind};
+use pins::Pins;
 use settings::{Effective, Mode};
 use value::Pending;
 use walk::Walk;
@@ -94,6 +97,7 @@ pub struct Store<D: Device> {
     bindings: Bindings,
     absences: Absences,
     pending: Pending,
+    pins: Pins,
     fate: Box<dyn Fate>,
     sink: RwLock<Option<NoticeSink>>,
     /// Names whose watchers are to be woken by the next tick.
@@ -126,6 +130,7 @@ impl<D: Device> Store<D> {
             bindings: Bindings::default(),
             absences: Absences::default(),
             pending: Pending::default(),
+            pins: Pins::default(),
             fate,
             sink: RwLock::new(None),
             touched: Mutex::new(Vec::new()),
@@ -335,7 +340,7 @@ impl<D: Device> Store<D> {
         };
         match settings.mode {
             Mode::Log if flags.write => self.open_log(caller, ino, flags),
-            Mode::Value if flags.write => self.open_value(ino, flags),
+            Mode::Value if flags.write || !flags.truncate => self.open_value(ino, flags),
             mode => {
                 self.fs.open(ino)?;
                 let opened = self.opened(ino, flags, Kind::Plain, mode);
@@ -389,7 +394,7 @@ impl<D: Device> Store<D> {
         let handle = self.handles.get(fh)?;
         handle.for_reading()?;
         match &handle.kind {
-            Kind::Plain => self.fs.read(handle.ino, offset, size, buf),
+            Kind::Plain => self.read_file(handle.ino, offset, size, buf),
             Kind::Log(log) => self.read_log(&handle, log, offset, size, buf),
             Kind::Value(draft) => self.read_value(&handle, draft, offset, size, buf),
         }
@@ -627,7 +632,7 @@ impl<D: Device> Store<D> {
             // cache would be given zeros behind the true end until the size is asked for again.
             direct_io: mode != Mode::Plain || !matches!(kind, Kind::Plain),
             keep_cache: mode == Mode::Plain,
-            no_flush: !matches!(kind, Kind::Value(_)),
+            no_flush: !(flags.write && matches!(kind, Kind::Value(_))),
         };
         self.handles.insert(Handle {
             fh,
@@ -636,6 +641,21 @@ impl<D: Device> Store<D> {
             kind,
         });
         opened
+    }
+
+    /// Reads a file as it is. What a truncation takes away, or gives back as zeros, while it is being
+    /// read is read once more, so that nobody sees zeros that were never in the file.
+    fn read_file(&self, ino: Number, offset: u64, size: u32, buf: &mut Vec<u8>) -> Result<()> {
+        let mut inode = self.fs.inode(ino)?;
+        loop {
+            data::read(&*self.cask, &inode, offset, size, buf)?;
+            let now = self.fs.inode(ino)?;
+            let end = offset.saturating_add(buf.len() as u64);
+            if now.content == inode.content && (buf.is_empty() || end <= now.size) {
+                return Ok(());
+            }
+            inode = now;
+        }
     }
 
     /// Uncounts a handle; its inode may be gone for good already.

@@ -93,8 +93,8 @@ impl<D: Device> Store<D> {
         let opened = match (binding, mode) {
             // The kernel believes the file to be new and the handle to be at its start.
             (Some(binding), _) => self.opened_log(&inode, 0, flags, binding),
-            (None, Mode::Value) if flags.write => {
-                let draft = if drops {
+            (None, Mode::Value) => {
+                let draft = if drops && flags.write {
                     Draft::empty()
                 } else {
                     Draft::of_file()
