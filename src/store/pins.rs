@@ -1,9 +1,12 @@
-//! Contents that a reader is in the middle of.
+//! Spares, and contents that a reader is in the middle of.
+//!
+//! A spare is an inode without a name that holds content for a while: what is being written and not
+//! saved yet, or what was replaced and is still being read. A crash leaves it to be removed at the
+//! next mount.
 //!
 //! Reading a value takes several calls, and between two of them it may be saved. So that no reader
 //! gets the beginning of one and the end of another, a handle pins the content that it begins to
-//! read. A save that replaces a pinned content hands it to a spare, an inode without a name, which
-//! goes when the last reader is through.
+//! read. A save that replaces a pinned content hands it to a spare, which goes when the last reader is through.
 //!
 //! Invariant: pins are set, and looked at by saves, within transactions; so a content is dropped only
 //! if nobody had pinned it, unless there was no inode left for a spare: then the pin is *lost*, and
@@ -13,7 +16,7 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
-use super::Store;
+use super::{NOBODY, Store};
 use crate::cask::{Class, Tx};
 use crate::clock::Timestamp;
 use crate::device::Device;
@@ -21,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::format::FileKind;
 use crate::format::key::Number;
 use crate::fs::inode::{Inode, load, new_inode};
-use crate::fs::namespace;
+use crate::fs::{data, namespace};
 
 /// A content being read.
 #[derive(Debug, Default)]
@@ -144,5 +147,36 @@ impl<D: Device> Store<D> {
             Replaced::Kept(content, spare) if !self.pins.replaced(content, spare) => spare,
             _ => None,
         }
+    }
+
+    /// Makes an inode without a name, to hold content for a while.
+    pub(super) fn make_spare(&self) -> Result<Number> {
+        let now = self.now();
+        let (spare, _) = self.cask.transact(Class::Grow, |tx| {
+            let kind = FileKind::Regular;
+            let inode = new_inode(tx, kind, 0o600, 0, 0, 0, now)?;
+            namespace::keep_orphan(tx, &inode)?;
+            Ok(inode.number)
+        })?;
+        Ok(spare)
+    }
+
+    /// Removes it, with what it holds.
+    pub(super) fn drop_spare(&self, spare: Number) -> Result<()> {
+        self.cask
+            .transact(Class::Release, |tx| namespace::reap(tx, spare))
+            .map(drop)
+    }
+
+    /// Copies what a file holds from `from` on to the start of a spare.
+    pub(super) fn copy(&self, source: &Inode, from: u64, spare: Number) -> Result<()> {
+        let mut piece = Vec::new();
+        let mut at = from;
+        while at < source.size {
+            data::read(&*self.cask, source, at, 1 << 20, &mut piece)?;
+            self.fs.write(&NOBODY, spare, Some(at - from), &piece)?;
+            at += (piece.len() as u64).max(1);
+        }
+        Ok(())
     }
 }

@@ -24,11 +24,10 @@ use crate::cask::{Class, Lsn, Read, Tx};
 use crate::clock::Timestamp;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::format::FileKind;
 use crate::format::item::FLAG_SPARSE;
 use crate::format::key::Number;
-use crate::fs::inode::{Inode, load, new_inode, save};
-use crate::fs::{Caller, OpenFlags, SetAttr, data, namespace};
+use crate::fs::inode::{Inode, load, save};
+use crate::fs::{Caller, OpenFlags, SetAttr, data};
 
 /// Most bytes of a draft in memory.
 const MEMORY_MAX: usize = 1 << 20;
@@ -394,18 +393,6 @@ impl<D: Device> Store<D> {
         loaded.and(unpinned)
     }
 
-    /// Copies what a file holds from `from` on to the start of a spare.
-    pub(super) fn copy(&self, source: &Inode, from: u64, spare: Number) -> Result<()> {
-        let mut piece = Vec::new();
-        let mut at = from;
-        while at < source.size {
-            data::read(&*self.cask, source, at, 1 << 20, &mut piece)?;
-            self.fs.write(&NOBODY, spare, Some(at - from), &piece)?;
-            at += (piece.len() as u64).max(1);
-        }
-        Ok(())
-    }
-
     /// Gives the draft this size, or with `grow_only` at least this size. What it grows by is zeros
     /// and is paid for.
     fn resize(&self, state: &mut State, size: u64, grow_only: bool) -> Result<()> {
@@ -479,25 +466,6 @@ impl<D: Device> Store<D> {
         state.seen = (inode.content, inode.mtime);
         state.dirty = true;
         Ok(())
-    }
-
-    /// Makes an inode without a name, to hold content for a while.
-    pub(super) fn make_spare(&self) -> Result<Number> {
-        let now = self.now();
-        let (spare, _) = self.cask.transact(Class::Grow, |tx| {
-            let kind = FileKind::Regular;
-            let inode = new_inode(tx, kind, 0o600, 0, 0, 0, now)?;
-            namespace::keep_orphan(tx, &inode)?;
-            Ok(inode.number)
-        })?;
-        Ok(spare)
-    }
-
-    /// Removes it, with what it holds.
-    pub(super) fn drop_spare(&self, spare: Number) -> Result<()> {
-        self.cask
-            .transact(Class::Release, |tx| namespace::reap(tx, spare))
-            .map(drop)
     }
 }
 
