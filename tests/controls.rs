@@ -3,19 +3,21 @@
 //! Each named control is taken away in turn; the crash explorer must find the harm. An explorer that
 //! does not is no witness for the rest either.
 #![cfg(feature = "testing")]
+#![allow(clippy::panic, clippy::unwrap_used)]
 
 mod common;
 
 use caskfs::device::testing::Control;
 use common::explorer::{Plan, explore, explore_many};
-use common::plans::{bypassing, plan};
+use common::plans::{bypassing, overwriting, plan};
 
-/// Crash states within which a missing control must show.
+/// Crash states within which a missing control must show; `CASKFS_CONTROL_STATES` says otherwise.
 const STATES: u64 = 400_000;
 
 /// The explorer finds harm when this control is away, in casks of these plans.
 fn is_missed(control: Control, plans: &[Plan]) {
-    let (tried, outcome) = explore_many(plans, 1, STATES, Some(control));
+    let states = std::env::var("CASKFS_CONTROL_STATES").map_or(STATES, |n| n.parse().unwrap());
+    let (tried, outcome) = explore_many(plans, 1, states, Some(control));
     match outcome {
         Err(failure) => {
             // Harm that the control has nothing to do with proves nothing.
@@ -53,7 +55,7 @@ controls! {
     checkpoint_superblock_barrier: CheckpointSuperblockBarrier in [plan(512, 96, 4, 6)];
     digest_chain: DigestChain in [plan(512, 96, 4, 6), plan(512, 160, 8, 12)];
     bypass_checksums: BypassChecksums in [bypassing(1024, 400, 8, 12), bypassing(512, 400, 8, 12)];
-    deferred_free: DeferredFree in [plan(512, 96, 8, 8), bypassing(1024, 400, 8, 8)];
+    deferred_free: DeferredFree in [overwriting(512, 110, 32, 4), overwriting(512, 90, 16, 4)];
     wal_retirement: WalRetirement in [plan(512, 160, 4, 6)];
     fresh_block_after_ack: FreshBlockAfterAck in [plan(512, 160, 8, 2), plan(1024, 160, 8, 2)];
     checkpoint_after_recovery: CheckpointAfterRecovery in [plan(512, 160, 8, 6)];

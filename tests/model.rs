@@ -3,6 +3,7 @@
 //! The same random operations go to the model and to a cask in memory; both must answer the same
 //! errno and look the same after every step, and the cask still after closing and opening.
 #![cfg(feature = "testing")]
+#![allow(clippy::panic, clippy::unwrap_used)]
 
 mod common;
 
@@ -19,6 +20,7 @@ const MIX: Mix = Mix {
     block_size: 512,
     max_blocks: 6,
     bypass_one_in: 0,
+    overwrite_eighths: 0,
     sync_one_in: 20,
 };
 

@@ -169,9 +169,10 @@ pub fn replace(
         }
         access.rename(&staged, path)
     };
-    put().inspect_err(|_| {
+    put().map_err(|error| {
         // The failure that is reported is the one that happened first.
         let _ = access.remove(&staged);
+        error.told_of(&access.shown(path), &access.shown(&staged))
     })
 }
 

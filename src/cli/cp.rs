@@ -15,7 +15,6 @@ use clap::Args;
 use super::access::{Access, Links, Need, Source, pump, read_file, replace, walk};
 use super::exit::{CliError, Outcome, shown};
 use super::live::Live;
-use super::mountinfo::CaskMount;
 use super::out::Out;
 use super::target::{Casks, Target};
 use super::units::kind_word;
@@ -136,12 +135,7 @@ impl End {
 
 /// The host's own files, as if they were those of a cask mounted at the root.
 fn host() -> Rc<dyn Access> {
-    let root = PathBuf::from("/");
-    Rc::new(Live::new(CaskMount {
-        source: root.clone(),
-        mountpoint: root.clone(),
-        root,
-    }))
+    Rc::new(Live::new("/".into(), "/".into()))
 }
 
 fn copy(from: &End, to: &End, args: &CpArgs, several: bool) -> Result<(), CliError> {

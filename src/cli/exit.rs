@@ -82,7 +82,7 @@ impl CliError {
     pub fn failed(sentence: impl Into<String>) -> Self {
         Self {
             outcome: Outcome::Failed,
-            sentence: Some(sentence.into()),
+            sentence: Some(without_errno(sentence.into())),
             errno: None,
         }
     }
@@ -137,6 +137,17 @@ impl CliError {
         }
     }
 
+    /// The same failure, told of `name` instead of `instead_of`, which the user has not heard of.
+    pub fn told_of(mut self, name: &str, instead_of: &str) -> Self {
+        self.sentence = self
+            .sentence
+            .map(|sentence| match sentence.strip_prefix(instead_of) {
+                Some(rest) => format!("{name}{rest}"),
+                None => sentence,
+            });
+        self
+    }
+
     /// How the run ended.
     pub fn outcome(&self) -> Outcome {
         self.outcome
@@ -171,15 +182,22 @@ impl CliError {
     }
 }
 
-/// The words of the operating system, without Rust's "(os error 2)".
+/// The words of the operating system.
 pub fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text
-        .find(" (os error")
-        .map_or(text.as_str(), |at| text.get(..at).unwrap_or_default());
+    let text = without_errno(error.to_string());
     let mut chars = text.chars();
     let first = chars.next().map(|c| c.to_ascii_lowercase());
     first.into_iter().chain(chars).collect()
+}
+
+/// Leaves out Rust's " (os error 2)" after the words of the operating system.
+fn without_errno(mut text: String) -> String {
+    while let Some((before, number)) = text.split_once(" (os error ")
+        && let Some((_, after)) = number.split_once(')')
+    {
+        text = format!("{before}{after}");
+    }
+    text
 }
 
 /// Messages about a device begin with its path, which is said already.

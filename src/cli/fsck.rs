@@ -7,9 +7,9 @@ use clap::{ArgAction, Args};
 use serde::Serialize;
 
 use super::exit::{CliError, Outcome, shown};
-use super::mountinfo;
 use super::out::Out;
 use super::progress::Progress;
+use super::target::mount_of;
 use crate::cask::{Cask, OpenOptions};
 use crate::device::file::{Access, FileDevice};
 use crate::error::{Error, Result};
@@ -43,8 +43,8 @@ pub struct FsckArgs {
     #[arg(short = 'v', hide = true, action = ArgAction::Count)]
     verbose: u8,
     /// Ignored, for fsck(8): the descriptor for its progress bar
-    #[arg(short = 'C', hide = true, num_args = 0..=1, require_equals = true)]
-    bar: Option<Option<String>>,
+    #[arg(short = 'C', hide = true)]
+    bar: Option<u32>,
     /// The container to check
     container: PathBuf,
 }
@@ -113,7 +113,7 @@ fn check(container: &Path, data: bool) -> Result<Report> {
 /// The container is locked: by a mount that can be named, or by somebody else.
 fn in_use(container: &Path, busy: &Error) -> CliError {
     let mount = container.canonicalize().ok();
-    match mount.and_then(|path| mountinfo::mount_of(&path)) {
+    match mount.and_then(|path| mount_of(&path)) {
         Some(mount) => CliError::failed(format!(
             "{}: is mounted on {}; unmount it to check it",
             shown(container),

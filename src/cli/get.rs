@@ -1,7 +1,6 @@
 //! `caskfs get`: the settings that hold for a file or directory, and which level they come from.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
@@ -83,10 +82,11 @@ fn line(setting: &Effective, verbose: bool, by_name: bool) -> String {
 /// The nearest level of each setting, in the order of their names; what no level has, built-in.
 fn effective(access: &dyn Access, target: &Target) -> Result<Vec<Effective>, CliError> {
     let mut found: Vec<Effective> = Vec::new();
-    let mut levels: Vec<PathBuf> = setting::levels(target.path()).collect();
-    for level in levels.drain(..) {
+    for level in setting::levels(target.path()) {
         for name in setting::own(access, &level)? {
-            if found.iter().any(|nearer| nearer.name == name) {
+            let inherited = level != target.path();
+            let hidden = found.iter().any(|nearer| nearer.name == name);
+            if hidden || (inherited && name == setting::LABEL) {
                 continue;
             }
             let Some(value) = access.attribute(&level, &setting::attribute(&name))? else {

@@ -17,31 +17,41 @@ use rustix::io::Errno;
 
 use super::access::{Access, Facts, Links, Sink, Source, pump};
 use super::exit::{CliError, shown};
-use super::mountinfo::CaskMount;
 use super::peek;
+use super::setting;
 use crate::clock::Timestamp;
 use crate::format::FileKind;
 use crate::fs::{Attr, StatFs};
+use crate::fuse::mounts::CaskMount;
 use crate::limits::XATTR_SIZE_MAX;
 
 /// A cask behind a mount.
 pub struct Live {
-    mount: CaskMount,
+    mountpoint: PathBuf,
+    container: PathBuf,
 }
 
 impl Live {
+    /// The cask of `container` that is mounted on `mountpoint`.
+    pub fn new(mountpoint: PathBuf, container: PathBuf) -> Self {
+        Self {
+            mountpoint,
+            container,
+        }
+    }
+
     /// The cask of this mount.
-    pub fn new(mount: CaskMount) -> Self {
-        Self { mount }
+    pub fn of(mount: CaskMount) -> Self {
+        Self::new(mount.mountpoint, mount.source)
     }
 
     /// Where a path in the cask is found from outside.
     fn real(&self, path: &Path) -> PathBuf {
         let inner = path.strip_prefix("/").unwrap_or(path);
         if inner.as_os_str().is_empty() {
-            self.mount.mountpoint.clone()
+            self.mountpoint.clone()
         } else {
-            self.mount.mountpoint.join(inner)
+            self.mountpoint.join(inner)
         }
     }
 
@@ -58,14 +68,20 @@ impl Access for Live {
     }
 
     fn mountpoint(&self) -> Option<&Path> {
-        Some(&self.mount.mountpoint)
+        Some(&self.mountpoint)
     }
 
     fn facts(&self) -> Result<Facts, CliError> {
-        let source = &self.mount.source;
+        let source = &self.container;
         let superblock =
             peek::superblock(source).map_err(|error| CliError::at(shown(source), &error))?;
-        Ok(Facts::of(&superblock))
+        let root = Path::new("/");
+        let label = self.attribute(root, &setting::attribute(setting::LABEL))?;
+        Ok(Facts {
+            // The superblock has the one of the last checkpoint.
+            label: label.unwrap_or_default(),
+            ..Facts::of(&superblock)
+        })
     }
 
     fn space(&self) -> Result<StatFs, CliError> {

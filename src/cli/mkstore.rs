@@ -92,7 +92,7 @@ pub fn make(
     perm: u32,
     settings: &[Assignment],
 ) -> Result<(), CliError> {
-    setting::check(&access.shown(path), settings)?;
+    setting::check(&access.shown(path), path, settings)?;
     access.make_directory(path, perm)?;
     settings
         .iter()

@@ -8,7 +8,6 @@ mod access;
 mod exit;
 mod invocation;
 mod live;
-mod mountinfo;
 mod offline;
 mod out;
 mod peek;
@@ -75,12 +74,14 @@ enum Verb {
 
 /// Runs the command line.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // A daemon is run as /proc/self/exe; it shall not be listed as "exe". A mere nicety: it may fail.
+    let _ = std::fs::write("/proc/self/comm", "caskfs");
     let args = invocation::spelled_out(args.into_iter().collect());
     let verb = args.get(1).and_then(|verb| verb.to_str());
     let family = Family::of(verb.unwrap_or_default());
     let outcome = match CommandLine::try_parse_from(&args) {
         Ok(line) => {
-            start_logging();
+            start_logging(family);
             execute(line.verb)
         }
         Err(refusal) => invocation::refused(&refusal, verb),
@@ -112,9 +113,15 @@ fn execute(verb: Verb) -> Result<Outcome, CliError> {
     done.map(|()| Outcome::Done)
 }
 
-/// Sends what the layers below log to standard error, as far as `CASKFS_LOG` asks for it.
-fn start_logging() {
-    let wanted = env_logger::Env::new().filter_or("CASKFS_LOG", "warn");
+/// Sends what the layers below log to standard error, as far as `CASKFS_LOG` asks for it. A daemon has
+/// nobody to answer to but its log; any other verb says itself what went wrong.
+fn start_logging(family: Family) {
+    let quiet = if family == Family::Mount {
+        "warn"
+    } else {
+        "error"
+    };
+    let wanted = env_logger::Env::new().filter_or("CASKFS_LOG", quiet);
     // That somebody else logs already, as in a test, is fine.
     let _ = env_logger::Builder::from_env(wanted).try_init();
 }

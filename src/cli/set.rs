@@ -30,7 +30,7 @@ pub fn run(args: SetArgs) -> Result<(), CliError> {
         let access = casks.open(&target, Need::Write)?;
         let path = target.path();
         // All are looked at before one is set, so that a bad one changes nothing.
-        setting::check(&access.shown(path), &args.settings)?;
+        setting::check(&access.shown(path), path, &args.settings)?;
         setting::check_names(&access.shown(path), &args.unset)?;
         for name in &args.unset {
             access.remove_attribute(path, &setting::attribute(name))?;

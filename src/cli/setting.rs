@@ -13,7 +13,7 @@ use crate::store::settings::{Setting, table};
 const PREFIX: &str = "user.cask.";
 
 /// The attribute of the root that is no setting but the cask's label.
-const LABEL: &str = "label";
+pub const LABEL: &str = "label";
 
 /// A setting and the value it shall have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,13 +60,18 @@ pub fn short(name: &str) -> &str {
     name.strip_prefix(PREFIX).unwrap_or(name)
 }
 
-/// The names of the settings that a file or directory has itself.
+/// The names of the settings that a file or directory has itself, and for the root the label, which is
+/// kept in the superblock and not inherited.
 pub fn own(access: &dyn Access, path: &Path) -> Result<Vec<String>, CliError> {
     let names = access.attributes(path)?;
-    Ok(names
+    let mut own: Vec<String> = names
         .iter()
         .filter_map(|name| name.to_str()?.strip_prefix(PREFIX).map(str::to_owned))
-        .collect())
+        .collect();
+    if path == Path::new("/") && !own.iter().any(|name| name == LABEL) {
+        own.push(LABEL.to_owned());
+    }
+    Ok(own)
 }
 
 /// The levels in which a setting of `path` is looked up: itself, its directory, … the root.
@@ -81,11 +86,11 @@ pub fn built_in() -> impl Iterator<Item = (&'static str, &'static str)> {
         .map(|setting| (setting.name, setting.default))
 }
 
-/// Says what is wrong with assignments to what is `shown`, before any of them is made.
-pub fn check(shown: &str, settings: &[Assignment]) -> Result<(), CliError> {
+/// Says what is wrong with assignments to `path`, called `shown`, before any of them is made.
+pub fn check(shown: &str, path: &Path, settings: &[Assignment]) -> Result<(), CliError> {
     for Assignment { name, value } in settings {
         let accepted = if name == LABEL {
-            accept_label(value)
+            accept_label(path, value)
         } else {
             Setting::named(name.as_bytes()).and_then(|setting| setting.accept(value.as_bytes()))
         };
@@ -94,8 +99,11 @@ pub fn check(shown: &str, settings: &[Assignment]) -> Result<(), CliError> {
     Ok(())
 }
 
-fn accept_label(label: &str) -> Result<(), Error> {
+fn accept_label(path: &Path, label: &str) -> Result<(), Error> {
     match label.len() {
+        _ if path != Path::new("/") => Err(Error::invalid(
+            "only the cask as a whole has a label; name the container or the mountpoint",
+        )),
         ..=LABEL_MAX => Ok(()),
         len => Err(Error::invalid(format!(
             "the label has {len} bytes; at most {LABEL_MAX} fit"
@@ -138,7 +146,8 @@ mod tests {
     #[test]
     fn a_bad_setting_is_told_with_its_reason() {
         let refused = |name: &str, value: &str| {
-            let error = check("a.cask:/", &[Assignment::new(name, value)]).unwrap_err();
+            let root = Path::new("/");
+            let error = check("a.cask:/", root, &[Assignment::new(name, value)]).unwrap_err();
             error.sentence().unwrap().to_owned()
         };
         assert!(refused("mood", "log").contains("no setting `mood`"));
@@ -148,7 +157,8 @@ mod tests {
             Assignment::new("mode", "log"),
             Assignment::new("label", "edge-3"),
         ];
-        assert!(check("a.cask:/", &good).is_ok());
+        assert!(check("a.cask:/", Path::new("/"), &good).is_ok());
+        assert!(check("a.cask:/logs", Path::new("/logs"), &good).is_err());
         assert!(check_names("a", &["mode", "user.cask.record", "label"]).is_ok());
         assert!(check_names("a", &["mood"]).is_err());
     }

@@ -7,15 +7,15 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
 use super::access::{Access, Need};
 use super::exit::{CliError, reason, shown};
 use super::live::Live;
-use super::mountinfo::{self, CaskMount};
 use super::offline::Offline;
+use crate::fuse::mounts::{self, CaskMount};
 
 /// What was named.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,10 +130,24 @@ fn mount_above(path: &Path) -> Option<(CaskMount, PathBuf)> {
         }
         _ => return None,
     };
-    let mount = mountinfo::mount_above(&canonical)?;
+    // The device tells a cask from what is mounted in it or over it.
+    let found = canonical
+        .ancestors()
+        .find_map(|p| p.symlink_metadata().ok())?;
+    let mount = mounts::all()
+        .ok()?
+        .into_iter()
+        .filter(|mount| canonical.starts_with(&mount.mountpoint))
+        .filter(|mount| mount.connection == libc::minor(found.dev()))
+        .max_by_key(|mount| mount.mountpoint.components().count())?;
     let inner = canonical.strip_prefix(&mount.mountpoint).ok()?;
     let path = Path::new("/").join(inner);
     Some((mount, path))
+}
+
+/// Where the cask in `container`, a canonical path, is mounted.
+pub fn mount_of(container: &Path) -> Option<CaskMount> {
+    mounts::of(&mounts::all().ok()?, container)
 }
 
 /// The casks that a run has opened.
@@ -157,7 +171,7 @@ impl Casks {
     /// The cask that a target lies in.
     pub fn open(&mut self, target: &Target, need: Need) -> Result<Rc<dyn Access>, CliError> {
         let container = match target {
-            Target::Mounted { mount, .. } => return Ok(Rc::new(Live::new(mount.clone()))),
+            Target::Mounted { mount, .. } => return Ok(Rc::new(Live::of(mount.clone()))),
             Target::Container { container, .. } => container,
             Target::Host(path) => {
                 return Err(CliError::failed(format!(
@@ -172,8 +186,8 @@ impl Casks {
         }
         let access: Rc<dyn Access> = match Offline::open(container, need) {
             Ok(offline) => Rc::new(offline),
-            Err(busy) if busy.is_busy() => match mountinfo::mount_of(&canonical) {
-                Some(mount) => Rc::new(Live::new(mount)),
+            Err(busy) if busy.is_busy() => match mount_of(&canonical) {
+                Some(mount) => Rc::new(Live::of(mount)),
                 None => return Err(busy),
             },
             Err(error) => return Err(error),

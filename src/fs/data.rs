@@ -1,21 +1,40 @@
 //! Content: reading, writing, cutting off, reserving, finding holes.
 //!
-//! A container of copies cannot keep blocks free for a range that is overwritten later, so
-//! `fallocate(2)` reserves nothing beyond the size, as on btrfs: it checks that the room is there
-//! and extends the file. Punching writes zeros, and a checkpoint keeps no block that is all zeros.
+//! What `fallocate(2)` can promise: a container that never overwrites live blocks cannot keep some
+//! free for a range that is written later, so reserving checks that the room is there now and extends
+//! the file with a hole, as on btrfs and ZFS. Punching up to the end is a cut that keeps the size, one
+//! operation that always goes through. Punching elsewhere writes zeros over what is data, through the
+//! log: a checkpoint keeps no block that is all zeros, so the blocks come back with the next one; on
+//! a cask without any room it may be refused. Several operations make up a large one.
 
-use super::inode::{Inode, load, save};
+use std::ops::Range;
+
+use super::inode::{Inode, data_blocks, load, save};
 use super::types::Caller;
-use crate::cask::{Cask, Read, Staged, Tx};
+use crate::cask::{Cask, Class, Read, Staged, Tx};
 use crate::clock::Timestamp;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::format::FileKind;
 use crate::format::item::FLAG_SPARSE;
 use crate::format::key::Number;
 use crate::limits::FILE_SIZE_MAX;
 
-/// Zeros written at a time when a range is punched.
-const PUNCH_CHUNK: u64 = 1 << 20;
+/// Zeros in one operation when a range is punched. They go through the log: few enough for the
+/// smallest ring.
+const PUNCH_CHUNK: u64 = 16 << 10;
+
+/// Checks that the inode has bytes to read and write.
+///
+/// # Errors
+/// [`Error::IsDirectory`]; [`Error::Invalid`] for devices, pipes and links.
+pub fn check_regular(inode: &Inode) -> Result<()> {
+    match inode.kind() {
+        FileKind::Regular => Ok(()),
+        FileKind::Directory => Err(Error::IsDirectory),
+        _ => Err(Error::invalid("only a regular file has bytes and a size")),
+    }
+}
 
 /// Reads up to `size` bytes at `offset` into `buf`, which is cleared first; fewer at the end.
 ///
@@ -40,7 +59,8 @@ pub fn end_of(offset: u64, len: u64) -> Result<u64> {
         .ok_or(Error::FileTooLarge { max: FILE_SIZE_MAX })
 }
 
-/// Records that `staged`, which holds `len` bytes at `offset`, is written to the file.
+/// Records that `staged`, which holds `len` bytes at `offset`, is written to the file. Writing nothing
+/// changes nothing.
 ///
 /// # Errors
 /// [`Error::FileTooLarge`]; those of writing.
@@ -53,6 +73,9 @@ pub fn write<D: Device>(
     staged: &Staged<'_>,
     now: Timestamp,
 ) -> Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
     grown(tx, caller, inode, offset, len, now)?;
     tx.write_staged(inode.content, staged);
     save(tx, inode)
@@ -70,9 +93,17 @@ pub fn write_bytes<D: Device>(
     data: &[u8],
     now: Timestamp,
 ) -> Result<()> {
+    if data.is_empty() {
+        return Ok(());
+    }
     grown(tx, caller, inode, offset, data.len() as u64, now)?;
     tx.write(inode.content, offset, data);
     save(tx, inode)
+}
+
+/// Blocks that so many bytes take.
+fn blocks(r: &impl Read, bytes: u64) -> u64 {
+    bytes.div_ceil(u64::from(r.block_size()))
 }
 
 /// Changes size, times and bits of an inode to which `len` bytes at `offset` are written.
@@ -85,14 +116,18 @@ fn grown(
     now: Timestamp,
 ) -> Result<()> {
     let end = end_of(offset, len)?;
-    let block = u64::from(r.block_size());
-    if offset / block > inode.size.div_ceil(block) {
+    if offset / u64::from(r.block_size()) > blocks(r, inode.size) {
         inode.flags |= FLAG_SPARSE;
     }
     inode.size = inode.size.max(end);
+    touched(inode, caller, now);
+    Ok(())
+}
+
+/// Changes times and bits of an inode whose content changes.
+fn touched(inode: &mut Inode, caller: &Caller, now: Timestamp) {
     (inode.mtime, inode.ctime) = (now, now);
     inode.drop_set_id(caller);
-    Ok(())
 }
 
 /// Sets the size: less cuts off, more appends zeros.
@@ -112,12 +147,11 @@ pub fn truncate<D: Device>(
         if size == 0 {
             inode.flags &= !FLAG_SPARSE;
         }
-    } else if size > inode.size {
+    } else if blocks(tx, size) > blocks(tx, inode.size) {
         inode.flags |= FLAG_SPARSE;
     }
     inode.size = size;
-    (inode.mtime, inode.ctime) = (now, now);
-    inode.drop_set_id(caller);
+    touched(inode, caller, now);
     save(tx, inode)
 }
 
@@ -145,7 +179,7 @@ pub fn seek(r: &impl Read, inode: &Inode, offset: u64, data: bool) -> Result<u64
 ///
 /// # Errors
 /// [`Error::NotSupported`] for collapsing, inserting and unsharing; [`Error::NoSpace`] when the
-/// range could not be written; [`Error::Invalid`]; [`Error::FileTooLarge`].
+/// range could not be written; [`Error::Invalid`]; [`Error::FileTooLarge`]; as [`check_regular`].
 pub fn allocate<D: Device>(
     cask: &Cask<D>,
     caller: &Caller,
@@ -155,50 +189,98 @@ pub fn allocate<D: Device>(
     len: u64,
     now: Timestamp,
 ) -> Result<()> {
-    use crate::cask::Class;
-    let end = end_of(offset, len)?;
     if len == 0 {
         return Err(Error::invalid("a range of no bytes"));
     }
     let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
-    let clear = mode & (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE) != 0;
-    let known = libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE;
-    if mode & !known != 0 {
-        return Err(Error::NotSupported("this kind of fallocate"));
-    }
-    if clear {
-        let zeros = vec![0; PUNCH_CHUNK as usize];
-        let mut at = offset;
-        let stop = end.min(load(cask, number)?.size);
-        while at < stop {
-            let take = (stop - at).min(PUNCH_CHUNK);
-            let zeros = zeros.get(..take as usize).unwrap_or_default();
-            let staged = cask.stage(at, zeros)?;
-            cask.transact(Class::Grow, |tx| {
-                let mut inode = load(tx, number)?;
-                write(tx, caller, &mut inode, at, take, &staged, now)?;
-                inode.flags |= FLAG_SPARSE;
-                save(tx, &inode)
-            })?;
-            at += take;
-        }
+    let clears = match mode & !libc::FALLOC_FL_KEEP_SIZE {
+        0 => false,
+        libc::FALLOC_FL_ZERO_RANGE => true,
+        libc::FALLOC_FL_PUNCH_HOLE if keep_size => true,
+        _ => return Err(Error::NotSupported("this kind of fallocate")),
+    };
+    let end = end_of(offset, len)?;
+    check_regular(&load(cask, number)?)?;
+    if clears {
+        clear(cask, caller, number, offset..end, now)?;
     } else {
-        let inode = load(cask, number)?;
-        let wanted = end
-            .saturating_sub(inode.size.max(offset))
-            .div_ceil(u64::from(cask.block_size()));
+        check_room(cask, &load(cask, number)?, offset..end)?;
+    }
+    cask.transact(Class::Grow, |tx| {
+        let mut inode = load(tx, number)?;
+        if end > inode.size && !keep_size {
+            truncate(tx, caller, &mut inode, end, now)?;
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// Checks that the blocks of a range that hold no data yet could be written now.
+fn check_room<D: Device>(cask: &Cask<D>, inode: &Inode, range: Range<u64>) -> Result<()> {
+    let held = if inode.flags & FLAG_SPARSE != 0 {
+        data_blocks(cask, inode.content, range.clone())?
+    } else {
+        let inside = range.end.min(inode.size).max(range.start);
+        blocks(cask, inside) - range.start / u64::from(cask.block_size())
+    };
+    let all = blocks(cask, range.end) - range.start / u64::from(cask.block_size());
+    let wanted = all.saturating_sub(held);
+    if wanted > cask.stats().free_blocks {
+        // What was deleted lately counts, too.
+        cask.settle()?;
         if wanted > cask.stats().free_blocks {
             return Err(Error::NoSpace);
         }
     }
-    if !keep_size {
+    Ok(())
+}
+
+/// Makes a range read as zeros, and gives back what it takes; the size stays.
+fn clear<D: Device>(
+    cask: &Cask<D>,
+    caller: &Caller,
+    number: Number,
+    range: Range<u64>,
+    now: Timestamp,
+) -> Result<()> {
+    let (cut, _) = cask.transact(Class::Release, |tx| {
+        let mut inode = load(tx, number)?;
+        let to_the_end = range.start < inode.size && range.end >= inode.size;
+        if to_the_end {
+            tx.truncate(inode.content, range.start);
+            inode.flags |= FLAG_SPARSE;
+        }
+        touched(&mut inode, caller, now);
+        save(tx, &inode)?;
+        Ok(to_the_end)
+    })?;
+    if cut {
+        return Ok(());
+    }
+    let zeros = [0; PUNCH_CHUNK as usize];
+    let mut at = range.start;
+    while at < range.end {
+        let inode = load(cask, number)?;
+        let end = range.end.min(inode.size);
+        let Some(data) = cask
+            .next_data(inode.content, at)?
+            .filter(|data| *data < end)
+        else {
+            break;
+        };
+        let stop = cask.next_hole(inode.content, data)?.min(end);
+        // Whole chunks end where blocks do, so that no block is written twice.
+        let chunk = (data / PUNCH_CHUNK + 1) * PUNCH_CHUNK;
+        at = stop.min(chunk).max(data + 1);
         cask.transact(Class::Grow, |tx| {
             let mut inode = load(tx, number)?;
-            if end > inode.size {
-                truncate(tx, caller, &mut inode, end, now)
-            } else {
-                Ok(())
-            }
+            // It may have become shorter since, and must not become longer.
+            let len = at.min(inode.size).saturating_sub(data);
+            let zeros = zeros.get(..len as usize).unwrap_or_default();
+            tx.write(inode.content, data, zeros);
+            inode.flags |= FLAG_SPARSE;
+            save(tx, &inode)
         })?;
     }
     Ok(())

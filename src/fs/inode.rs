@@ -1,5 +1,7 @@
 //! Inodes: loading, saving, and what `stat(2)` tells of them.
 
+use std::ops::Range;
+
 use zerocopy::IntoBytes;
 
 use super::types::{Attr, Caller};
@@ -80,7 +82,14 @@ impl Inode {
     /// What a write by somebody else than root takes away: set-user-ID, and set-group-ID of an
     /// executable.
     pub fn drop_set_id(&mut self, caller: &Caller) {
-        if caller.uid != 0 && self.is_file() {
+        if caller.uid != 0 {
+            self.clear_set_id();
+        }
+    }
+
+    /// What a change of owner takes away, whoever asks: the same bits.
+    pub fn clear_set_id(&mut self) {
+        if self.is_file() {
             let group = if self.mode & 0o010 != 0 { SET_GID } else { 0 };
             self.mode &= !(0o4000 | group);
         }
@@ -173,6 +182,7 @@ pub fn new_inode<D: Device>(
 ) -> Result<Inode> {
     tx.add_file()?;
     let number = tx.new_number();
+    let device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice);
     Ok(Inode {
         number,
         mode: kind.mode_bits() | perm & MODE_PERM,
@@ -187,7 +197,7 @@ pub fn new_inode<D: Device>(
         mtime: now,
         ctime: now,
         btime: now,
-        rdev,
+        rdev: if device { rdev } else { 0 },
         flags: 0,
     })
 }
@@ -198,7 +208,9 @@ pub fn new_inode<D: Device>(
 /// Those of reading.
 pub fn attr(r: &impl Read, inode: &Inode) -> Result<Attr> {
     let blocks = match inode.kind() {
-        FileKind::Regular if inode.flags & FLAG_SPARSE != 0 => data_blocks(r, inode)?,
+        FileKind::Regular if inode.flags & FLAG_SPARSE != 0 => {
+            data_blocks(r, inode.content, 0..inode.size)?
+        }
         FileKind::Regular | FileKind::Symlink => inode.size.div_ceil(u64::from(r.block_size())),
         _ => 0,
     };
@@ -219,16 +231,14 @@ pub fn attr(r: &impl Read, inode: &Inode) -> Result<Attr> {
     })
 }
 
-/// Blocks of a sparse file that hold data.
-fn data_blocks(r: &impl Read, inode: &Inode) -> Result<u64> {
+/// Blocks that hold data, of those that a range of bytes touches.
+pub(super) fn data_blocks(r: &impl Read, content: Number, range: Range<u64>) -> Result<u64> {
     let size = u64::from(r.block_size());
-    let (mut at, mut blocks) = (0, 0);
-    while at < inode.size
-        && let Some(data) = r
-            .next_data(inode.content, at)?
-            .filter(|data| *data < inode.size)
+    let (mut at, mut blocks) = (range.start, 0);
+    while at < range.end
+        && let Some(data) = r.next_data(content, at)?.filter(|data| *data < range.end)
     {
-        let end = r.next_hole(inode.content, data)?.max(data + 1);
+        let end = r.next_hole(content, data)?.clamp(data + 1, range.end);
         blocks += end.div_ceil(size) - data / size;
         at = end;
     }

@@ -5,9 +5,12 @@
 //! answers with the operation's number for whoever must wait for it.
 
 pub mod data;
+mod directory;
 pub mod inode;
 pub mod namespace;
 pub mod opens;
+mod path;
+mod rename;
 pub mod types;
 pub mod xattr;
 
@@ -18,9 +21,10 @@ pub use inode::Inode;
 pub use namespace::{NewFile, Place};
 pub use types::{Attr, Caller, DirEntry, OpenFlags, RenameFlags, SetAttr, SetTime, StatFs};
 
+use std::cell::Cell;
 use std::sync::Arc;
 
-use crate::cask::{Cask, Class, Lsn};
+use crate::cask::{Cask, Class, Lsn, Tx};
 use crate::clock::{Clock, Timestamp};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -28,7 +32,7 @@ use crate::format::FileKind;
 use crate::format::key::Number;
 use crate::limits::{NAME_MAX, SYMLINK_MAX};
 use inode::{attr, load, save};
-use opens::Opens;
+use opens::{Closed, Opens};
 
 /// A plain filesystem over a cask.
 pub struct Fs<D: Device> {
@@ -50,8 +54,7 @@ impl<D: Device> Fs<D> {
         };
         if fs.cask.read_only().is_none() {
             for number in namespace::orphans(&*fs.cask)? {
-                fs.cask
-                    .transact(Class::Release, |tx| namespace::reap(tx, number))?;
+                fs.reap(number)?;
             }
         }
         Ok(fs)
@@ -98,10 +101,19 @@ impl<D: Device> Fs<D> {
     /// # Errors
     /// As [`namespace::lookup`].
     pub fn lookup(&self, dir: Number, name: &[u8]) -> Result<Inode> {
-        match namespace::lookup(&*self.cask, dir, name) {
-            // The file went between the look-up of its name and of its inode.
-            Err(Error::Stale) => namespace::lookup(&*self.cask, dir, name),
-            found => found,
+        let mut gone = None;
+        loop {
+            match namespace::lookup(&*self.cask, dir, name) {
+                // The file was replaced between the look-up of its name and of its inode, unless the
+                // name goes on leading to nothing.
+                Err(Error::Stale) => {
+                    let (number, _) = namespace::find(&*self.cask, dir, name)?;
+                    if gone.replace(number) == Some(number) {
+                        return Err(Error::Stale);
+                    }
+                }
+                found => return found,
+            }
         }
     }
 
@@ -121,13 +133,9 @@ impl<D: Device> Fs<D> {
         };
         self.cask.transact(class, |tx| {
             let mut inode = load(tx, number)?;
-            apply_attr(&mut inode, caller, set, now);
+            apply_attr(&mut inode, set, now);
             if let Some(size) = set.size {
-                match inode.kind() {
-                    FileKind::Regular => {}
-                    FileKind::Directory => return Err(Error::IsDirectory),
-                    _ => return Err(Error::invalid("only a regular file has a size to set")),
-                }
+                data::check_regular(&inode)?;
                 data::truncate(tx, caller, &mut inode, size, now)?;
             }
             if let Some(mtime) = set.mtime {
@@ -213,9 +221,11 @@ impl<D: Device> Fs<D> {
     /// As [`namespace::unlink`].
     pub fn unlink(&self, dir: Number, name: &[u8]) -> Result<(Inode, Lsn)> {
         let now = self.now();
-        self.cask.transact(Class::Release, |tx| {
-            namespace::unlink(tx, dir, name, &|ino| self.is_open(ino), now)
-        })
+        self.abandoning(
+            Class::Release,
+            |tx, keep| namespace::unlink(tx, dir, name, keep, now),
+            |_| (),
+        )
     }
 
     /// Removes an empty directory.
@@ -224,9 +234,11 @@ impl<D: Device> Fs<D> {
     /// As [`namespace::rmdir`].
     pub fn rmdir(&self, dir: Number, name: &[u8]) -> Result<(Inode, Lsn)> {
         let now = self.now();
-        self.cask.transact(Class::Release, |tx| {
-            namespace::rmdir(tx, dir, name, &|ino| self.is_open(ino), now)
-        })
+        self.abandoning(
+            Class::Release,
+            |tx, keep| namespace::rmdir(tx, dir, name, keep, now),
+            |_| (),
+        )
     }
 
     /// Moves a name.
@@ -241,10 +253,75 @@ impl<D: Device> Fs<D> {
         flags: RenameFlags,
     ) -> Result<(namespace::Renamed, Lsn)> {
         let now = self.now();
-        // A rename takes no more room than it gives back, or next to none: it goes through.
-        self.cask.transact(Class::Release, |tx| {
-            namespace::rename(tx, caller, from, to, flags, &|ino| self.is_open(ino), now)
-        })
+        loop {
+            let class = namespace::rename_class(&*self.cask, to, flags)?;
+            let (renamed, lsn) = self.abandoning(
+                class,
+                |tx, keep| {
+                    // The name that was to be replaced may have gone since.
+                    if class != namespace::rename_class(tx, to, flags)? {
+                        return Ok(None);
+                    }
+                    namespace::rename(tx, caller, from, to, flags, keep, now).map(Some)
+                },
+                |_| (),
+            )?;
+            if let Some(renamed) = renamed {
+                return Ok((renamed, lsn));
+            }
+        }
+    }
+
+    /// Runs an operation that may take a file's last name, as [`Cask::transact_then`] does, and
+    /// tells it what to keep: what is open. Where a full cask has no room to remove a file with all
+    /// its attributes in one operation, the file is left as an orphan and taken apart after.
+    ///
+    /// # Errors
+    /// Those of `op`; those of writing.
+    pub fn abandoning<T>(
+        &self,
+        class: Class,
+        op: impl Fn(&mut Tx<'_, D>, &dyn Fn(Number) -> bool) -> Result<T>,
+        after: impl FnOnce(&mut T),
+    ) -> Result<(T, Lsn)> {
+        let mut after = Some(after);
+        let mut once = |done: &mut T| {
+            if let Some(after) = after.take() {
+                after(done);
+            }
+        };
+        let is_open = |ino| self.is_open(ino);
+        let whole = self
+            .cask
+            .transact_then(class, |tx| op(tx, &is_open), &mut once);
+        if !matches!(whole, Err(Error::NoSpace)) {
+            return whole;
+        }
+        let left = Cell::new(None);
+        let keep = |ino| {
+            left.set(Some(ino));
+            true
+        };
+        let done = self
+            .cask
+            .transact_then(class, |tx| op(tx, &keep), &mut once)?;
+        if let Some(number) = left.get() {
+            self.reap(number)?;
+        }
+        Ok(done)
+    }
+
+    /// Removes an orphan that no handle is open of; anything else stays.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn reap(&self, number: Number) -> Result<()> {
+        let reap = |tx: &mut Tx<'_, D>| match self.is_open(number) {
+            true => Ok(true),
+            false => namespace::reap_some(tx, number),
+        };
+        while !self.cask.transact(Class::Release, reap)?.0 {}
+        Ok(())
     }
 
     /// Counts a handle; pairs with [`Fs::release`].
@@ -254,9 +331,11 @@ impl<D: Device> Fs<D> {
     pub fn open(&self, number: Number) -> Result<Inode> {
         // Counted first, so that an unlink in between leaves an orphan and not nothing.
         self.opens.add(number);
-        self.inode(number).inspect_err(|_| {
-            self.opens.remove(number);
-        })
+        let found = self.inode(number);
+        if found.is_err() {
+            self.release(number)?;
+        }
+        found
     }
 
     /// Uncounts a handle; with the last one an inode without a name is removed.
@@ -264,15 +343,18 @@ impl<D: Device> Fs<D> {
     /// # Errors
     /// Those of writing.
     pub fn release(&self, number: Number) -> Result<()> {
-        if self.opens.remove(number)
-            && self.cask.read_only().is_none()
-            && self.inode(number)?.nlink == 0
-        {
-            self.cask
-                .transact(Class::Release, |tx| match self.is_open(number) {
-                    true => Ok(()),
-                    false => namespace::reap(tx, number),
-                })?;
+        let nameless = match self.opens.remove(number) {
+            Closed::Others => false,
+            _ if self.cask.read_only().is_some() => false,
+            Closed::Last { asked: true } => true,
+            Closed::Last { asked: false } => match self.inode(number) {
+                Ok(inode) => inode.nlink == 0,
+                Err(Error::Stale) => false,
+                Err(error) => return Err(error),
+            },
+        };
+        if nameless {
+            self.reap(number)?;
         }
         Ok(())
     }
@@ -280,15 +362,17 @@ impl<D: Device> Fs<D> {
     /// Reads into `buf`, cleared first.
     ///
     /// # Errors
-    /// Those of reading.
+    /// As [`data::check_regular`]; those of reading.
     pub fn read(&self, number: Number, offset: u64, size: u32, buf: &mut Vec<u8>) -> Result<()> {
-        data::read(&*self.cask, &self.inode(number)?, offset, size, buf)
+        let inode = self.inode(number)?;
+        data::check_regular(&inode)?;
+        data::read(&*self.cask, &inode, offset, size, buf)
     }
 
     /// Writes at an offset, or at the end for `None`.
     ///
     /// # Errors
-    /// [`Error::NoSpace`], [`Error::FileTooLarge`]; those of writing.
+    /// [`Error::NoSpace`], [`Error::FileTooLarge`]; as [`data::check_regular`]; those of writing.
     pub fn write(
         &self,
         caller: &Caller,
@@ -297,6 +381,7 @@ impl<D: Device> Fs<D> {
         bytes: &[u8],
     ) -> Result<(Inode, Lsn)> {
         let now = self.now();
+        data::check_regular(&self.inode(number)?)?;
         loop {
             let place = match offset {
                 Some(offset) => offset,
@@ -377,12 +462,9 @@ pub fn at(time: SetTime, now: Timestamp) -> Timestamp {
 }
 
 /// Changes everything but the size.
-pub fn apply_attr(inode: &mut Inode, caller: &Caller, set: &SetAttr, now: Timestamp) {
+pub fn apply_attr(inode: &mut Inode, set: &SetAttr, now: Timestamp) {
     if set.uid.is_some() || set.gid.is_some() {
-        inode.drop_set_id(&Caller {
-            uid: caller.uid.max(1),
-            ..*caller
-        });
+        inode.clear_set_id();
     }
     if let Some(perm) = set.perm {
         inode.set_perm(perm);

@@ -1,5 +1,10 @@
 //! The plain filesystem through its own interface.
 
+mod content;
+mod full;
+mod names;
+mod opens;
+
 use super::*;
 use crate::cask::{FormatOptions, OpenOptions};
 use crate::clock::ManualClock;
@@ -13,14 +18,16 @@ const ME: Caller = Caller {
 };
 
 fn new_fs() -> (MemoryDevice, Fs<MemoryDevice>) {
-    let device = MemoryDevice::new();
-    let options = FormatOptions {
+    fs_with(&FormatOptions {
         blocks: Some(4096),
-        secret: [9; 32],
         files: Some(200),
         ..Default::default()
-    };
-    Cask::format(&device, &options).unwrap();
+    })
+}
+
+fn fs_with(options: &FormatOptions) -> (MemoryDevice, Fs<MemoryDevice>) {
+    let device = MemoryDevice::new();
+    Cask::format(&device, options).unwrap();
     (device.clone(), open(device))
 }
 

@@ -13,6 +13,14 @@ use crate::format::key::Number;
 use crate::format::{FileKind, Key, Kind};
 use crate::limits::{XATTR_NAME_MAX, XATTR_SIZE_MAX};
 
+/// Namespace of the attributes that the owner of a file may set.
+const USER: &[u8] = b"user.";
+/// Most attributes of one inode: what removing them takes stays a small record.
+const COUNT_MAX: usize = 1024;
+/// Most bytes of all names of one inode, each with its NUL: `XATTR_LIST_MAX`, the most that can be
+/// listed.
+const LIST_MAX: usize = 65_536;
+
 /// Whether an attribute must or must not exist before it is set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SetMode {
@@ -25,24 +33,31 @@ pub enum SetMode {
     Replace,
 }
 
-fn check(inode: &Inode, name: &[u8]) -> Result<()> {
+/// Checks that a name is one, and in a namespace that is kept here.
+fn check_name(name: &[u8]) -> Result<()> {
     if name.is_empty() || name.len() > XATTR_NAME_MAX {
         return Err(Error::AttributeRange);
     }
-    let file = matches!(inode.kind(), FileKind::Regular | FileKind::Directory);
-    let space = name
-        .iter()
-        .position(|b| *b == b'.')
-        .and_then(|dot| name.get(..dot));
-    match space {
-        Some(b"user") if !file => Err(Error::NotPermitted(
-            "user attributes belong to files and directories",
-        )),
-        Some(b"user" | b"trusted" | b"security") => Ok(()),
-        _ => Err(Error::NotSupported(
+    let spaces: [&[u8]; 3] = [USER, b"trusted.", b"security."];
+    match spaces.iter().find_map(|space| name.strip_prefix(*space)) {
+        Some([]) => Err(Error::invalid("an attribute's name ends with a dot")),
+        Some(_) => Ok(()),
+        None => Err(Error::NotSupported(
             "attributes are in user., trusted. or security.",
         )),
     }
+}
+
+/// Checks that an attribute of this name may be changed on this inode.
+fn check(inode: &Inode, name: &[u8]) -> Result<()> {
+    check_name(name)?;
+    let file = matches!(inode.kind(), FileKind::Regular | FileKind::Directory);
+    if name.starts_with(USER) && !file {
+        return Err(Error::NotPermitted(
+            "user attributes belong to files and directories",
+        ));
+    }
+    Ok(())
 }
 
 fn bucket(r: &impl Read, number: Number, name: &[u8]) -> Result<(Key, Vec<XattrRecord>)> {
@@ -56,8 +71,9 @@ fn bucket(r: &impl Read, number: Number, name: &[u8]) -> Result<(Key, Vec<XattrR
 /// The value of an attribute.
 ///
 /// # Errors
-/// [`Error::NoAttribute`].
+/// [`Error::NoAttribute`]; [`Error::NotSupported`] for an unknown namespace.
 pub fn get(r: &impl Read, inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {
+    check_name(name)?;
     if inode.flags & FLAG_XATTR == 0 {
         return Err(Error::NoAttribute);
     }
@@ -73,8 +89,8 @@ pub fn get(r: &impl Read, inode: &Inode, name: &[u8]) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// [`Error::Exists`] and [`Error::NoAttribute`] as `mode` asks; [`Error::AttributeTooBig`] beyond
-/// 64 KiB; [`Error::NoSpace`] when it is larger than an item can be; [`Error::NotSupported`] for an
-/// unknown namespace.
+/// 64 KiB; [`Error::NoSpace`] when it is larger than an item can be, or one more than an inode can
+/// have; [`Error::NotSupported`] for an unknown namespace; [`Error::NotPermitted`].
 pub fn set<D: Device>(
     tx: &mut Tx<'_, D>,
     number: Number,
@@ -95,15 +111,30 @@ pub fn set<D: Device>(
         (SetMode::Create, Some(_)) => return Err(Error::Exists),
         (SetMode::Replace, None) => return Err(Error::NoAttribute),
         (_, Some(entry)) => entry.value = value.to_vec(),
-        (_, None) => entries.push(XattrRecord {
-            name: name.to_vec(),
-            value: value.to_vec(),
-        }),
+        (_, None) => {
+            check_room(tx, &inode, name)?;
+            entries.push(XattrRecord {
+                name: name.to_vec(),
+                value: value.to_vec(),
+            });
+        }
     }
     tx.put(key, XattrRecord::encode_all(&entries))?;
     inode.flags |= FLAG_XATTR;
     inode.ctime = now;
     save(tx, &inode)
+}
+
+/// Checks that an inode may have one more attribute.
+fn check_room(r: &impl Read, inode: &Inode, name: &[u8]) -> Result<()> {
+    let names = list(r, inode)?;
+    let bytes = |name: &[u8]| name.len() + 1;
+    let listed: usize = names.iter().map(|name| bytes(name)).sum();
+    if names.len() < COUNT_MAX && listed + bytes(name) <= LIST_MAX {
+        Ok(())
+    } else {
+        Err(Error::NoSpace)
+    }
 }
 
 /// The names of all attributes of an inode, in no order that means anything.

@@ -261,10 +261,7 @@ impl<D: Device + 'static> Filesystem for Decoder<D> {
     ) {
         let from = (parent.0, name.as_bytes());
         let to = (newparent.0, newname.as_bytes());
-        empty(
-            reply,
-            self.ops.rename(&caller(req), from, to, flags.bits()),
-        );
+        empty(reply, self.ops.rename(&caller(req), from, to, flags.bits()));
     }
 
     fn link(
@@ -297,11 +294,9 @@ impl<D: Device + 'static> Filesystem for Decoder<D> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        READ_BUFFER.with_borrow_mut(|buf| {
-            match self.ops.read(ino.0, fh.0, offset, size, buf) {
-                Ok(()) => reply.data(buf),
-                Err(errno) => reply.error(errno.into()),
-            }
+        READ_BUFFER.with_borrow_mut(|buf| match self.ops.read(ino.0, fh.0, offset, size, buf) {
+            Ok(()) => reply.data(buf),
+            Err(errno) => reply.error(errno.into()),
         });
     }
 
@@ -368,7 +363,12 @@ impl<D: Device + 'static> Filesystem for Decoder<D> {
     ) {
         let done = self.ops.readdir(ino.0, offset, &mut |entry| {
             let name = OsStr::from_bytes(&entry.name);
-            !reply.add(INodeNo(entry.ino), entry.cookie, file_type(entry.kind), name)
+            !reply.add(
+                INodeNo(entry.ino),
+                entry.cookie,
+                file_type(entry.kind),
+                name,
+            )
         });
         match done {
             Ok(()) => reply.ok(),

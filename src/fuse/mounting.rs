@@ -176,7 +176,11 @@ fn no_helper(error: io::Error) -> io::Error {
 /// The helper's last line, without its name before it.
 fn helper_said(stderr: &str) -> String {
     let line = stderr.trim().lines().next_back().unwrap_or_default();
-    match line.strip_prefix(HELPER).unwrap_or(line).trim_start_matches([':', ' ']) {
+    match line
+        .strip_prefix(HELPER)
+        .unwrap_or(line)
+        .trim_start_matches([':', ' '])
+    {
         "" => format!("{HELPER} failed without a word"),
         sentence => sentence.to_owned(),
     }

@@ -81,7 +81,9 @@ impl<D: Device> Ops<D> {
     }
 
     pub fn lookup(&self, caller: &Caller, dir: Number, name: &[u8]) -> Answer<Known> {
-        self.serve("lookup", |store| Ok(store.lookup(caller, dir, name)?.into()))
+        self.serve("lookup", |store| {
+            Ok(store.lookup(caller, dir, name)?.into())
+        })
     }
 
     pub fn getattr(&self, ino: Number, fh: Option<u64>) -> Answer<Known> {

@@ -83,7 +83,9 @@ impl Options {
             }
             ("threads", Some(count)) => self.threads = Some(threads(count)?),
             // As mount(8) says: who lets users mount does not let them bring their own root shell.
-            ("user" | "users", _) => (self.devices, self.set_id, self.no_exec) = (false, false, true),
+            ("user" | "users", _) => {
+                (self.devices, self.set_id, self.no_exec) = (false, false, true)
+            }
             ("owner" | "group", None) => (self.devices, self.set_id) = (false, false),
             // How it is always.
             ("default_permissions", None) | ("subtype", Some("caskfs")) => {}

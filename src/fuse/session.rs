@@ -234,7 +234,10 @@ fn serve_store<D: Device + 'static>(
     });
 
     replace_dead(&target.mountpoint);
-    let shown = options.source.as_ref().map_or(&*target.container, Path::new);
+    let shown = options
+        .source
+        .as_ref()
+        .map_or(&*target.container, Path::new);
     let connection = mounting::attach(shown, &target.mountpoint, options, audience)?;
     let mut mount = Attached::new(&target.mountpoint);
     let start = || Error::io("cannot start serving");
@@ -489,6 +492,9 @@ mod tests {
             let error = open_container(&path, read_only).err().unwrap();
             assert!(error.to_string().contains("foreign"), "{error}");
         }
-        assert_eq!(fs::read(&path).unwrap(), "precious".repeat(10_000).as_bytes());
+        assert_eq!(
+            fs::read(&path).unwrap(),
+            "precious".repeat(10_000).as_bytes()
+        );
     }
 }

@@ -22,7 +22,6 @@ pub mod walk;
 #[cfg(test)]
 mod tests;
 
-
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -513,7 +512,11 @@ impl<D: Device> Store<D> {
         let handle = self.handles.get(fh)?;
         handle.for_writing()?;
         match &handle.kind {
-            Kind::Plain => self.fs.allocate(&NOBODY, handle.ino, mode, offset, len),
+            Kind::Plain => {
+                self.fs.allocate(&NOBODY, handle.ino, mode, offset, len)?;
+                let settings = self.walk.of(&*self.cask, &self.fs.inode(handle.ino)?)?;
+                self.confirm(&settings, self.cask.lsn(), handle.flags.sync)
+            }
             Kind::Log(log) => self.allocate_log(log, mode, offset, len),
             Kind::Value(draft) => self.allocate_value(&handle, draft, mode, offset, len),
         }
@@ -623,7 +626,10 @@ impl<D: Device> Store<D> {
         let fh = self.handles.reserve();
         let opened = Opened {
             fh,
-            direct_io: !matches!(kind, Kind::Plain),
+            // The kernel takes every write to have made the inode that was opened longer. In a log
+            // it may have gone to another file, in a value to a draft: a reader through the page
+            // cache would be given zeros behind the true end until the size is asked for again.
+            direct_io: mode != Mode::Plain || !matches!(kind, Kind::Plain),
             keep_cache: mode == Mode::Plain,
             no_flush: !matches!(kind, Kind::Value(_)),
         };

@@ -160,7 +160,9 @@ impl<D: Device> Store<D> {
             _ => offset,
         };
         let end = data::end_of(offset, bytes.len() as u64)?;
-        self.resize(&mut state, end, true)?;
+        if let Content::Memory(_) = state.content {
+            self.resize(&mut state, end, true)?;
+        }
         match &mut state.content {
             Content::Memory(content) => {
                 let from = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -168,8 +170,9 @@ impl<D: Device> Store<D> {
                     target.copy_from_slice(bytes);
                 }
             }
-            Content::Spare(spare, _) => {
+            Content::Spare(spare, size) => {
                 self.fs.write(caller, *spare, Some(offset), bytes)?;
+                *size = end.max(*size);
             }
             Content::File => {}
         }

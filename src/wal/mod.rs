@@ -72,6 +72,9 @@ struct Inner {
     /// What was written since the last sync: device offset and bytes.
     unsynced: Vec<(u64, Vec<u8>)>,
     unsynced_len: usize,
+    /// So many pieces of `unsynced` are before the mark of the checkpoint being written: once it is
+    /// durable their place in the ring may hold newer frames, and they must not be written again.
+    unsynced_frozen: usize,
     /// More was written since the last sync than `unsynced` holds.
     unsynced_lost: bool,
     /// A record refers to blocks that were written since the last full sync.
@@ -116,6 +119,7 @@ impl<D: Device> Wal<D> {
             generation,
             unsynced: Vec::new(),
             unsynced_len: 0,
+            unsynced_frozen: 0,
             unsynced_lost: false,
             bypass: false,
             gap: false,
@@ -236,6 +240,7 @@ impl<D: Device> Wal<D> {
         }
         let pieces = std::mem::take(&mut inner.unsynced);
         inner.unsynced_len = 0;
+        inner.unsynced_frozen = 0;
         inner.unsynced_lost = false;
         inner.bypass = false;
         // What comes now is not part of this sync, and must not share a unit with what is.
@@ -342,6 +347,7 @@ impl<D: Device> Wal<D> {
             inner.pending_first = inner.next;
             inner.gap = true;
         }
+        inner.unsynced_frozen = inner.unsynced.len();
         Ok(Mark {
             position: inner.position,
             next: inner.next,
@@ -354,6 +360,9 @@ impl<D: Device> Wal<D> {
         let mut inner = self.inner.lock();
         inner.start = mark.position;
         inner.generation = generation;
+        let frozen = std::mem::take(&mut inner.unsynced_frozen);
+        inner.unsynced.drain(..frozen);
+        inner.unsynced_len = inner.unsynced.iter().map(|(_, bytes)| bytes.len()).sum();
         inner.written = inner.written.max(mark.next - 1);
         inner.durable = inner.durable.max(mark.next - 1);
         inner.gap = false;
@@ -397,9 +406,14 @@ impl Inner {
         if self.unsynced_lost || self.unsynced_len > UNSYNCED_MAX {
             self.unsynced_lost = true;
             self.unsynced.clear();
+            self.unsynced_frozen = 0;
             return;
         }
-        match self.unsynced.last_mut() {
+        match self
+            .unsynced
+            .get_mut(self.unsynced_frozen..)
+            .and_then(<[_]>::last_mut)
+        {
             Some((at, last)) if *at + last.len() as u64 == offset => last.extend_from_slice(&bytes),
             _ => self.unsynced.push((offset, bytes)),
         }

@@ -67,11 +67,15 @@ impl fmt::Display for Case {
         let Mix {
             max_blocks,
             bypass_one_in,
+            overwrite_eighths,
             sync_one_in,
             ..
         } = self.mix;
         writeln!(f, "geometry {block_size} {blocks} {wal_blocks} {spacing}")?;
-        writeln!(f, "mix {max_blocks} {bypass_one_in} {sync_one_in}")?;
+        writeln!(
+            f,
+            "mix {max_blocks} {bypass_one_in} {overwrite_eighths} {sync_one_in}"
+        )?;
         writeln!(f, "explore {} {}", self.seed, self.states)?;
         self.ops.iter().try_for_each(|op| writeln!(f, "{op}"))
     }
@@ -96,7 +100,7 @@ impl FromStr for Case {
                 .collect()
         };
         let (geometry, mix, explore) = (numbers("geometry")?, numbers("mix")?, numbers("explore")?);
-        let ([block, blocks, wal_blocks, spacing], [max, bypass, sync], [seed, states]) =
+        let ([block, blocks, wal_blocks, spacing], [max, bypass, overwrite, sync], [seed, states]) =
             (&geometry[..], &mix[..], &explore[..])
         else {
             return Err("wrong number of numbers".into());
@@ -111,6 +115,7 @@ impl FromStr for Case {
             block_size: geometry.block_size,
             max_blocks: *max,
             bypass_one_in: *bypass,
+            overwrite_eighths: *overwrite,
             sync_one_in: *sync,
         };
         let ops = lines.map(str::parse).collect::<Result<_, _>>()?;

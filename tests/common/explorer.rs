@@ -14,18 +14,18 @@ use caskfs::device::testing::{
     Choice, Control, CrashResolver, Event, Recording, RecordingDevice, Rng,
 };
 use caskfs::device::{Device, MemoryDevice};
+use caskfs::fsck;
 use libc::ENOSPC;
 
 use super::case::{Case, Geometry};
 use super::generate::{Mix, workload, workload_on};
-use super::model::{ModelFs, Outcome};
+use super::life::{ISSUED, LIFE_STRIDE, Life, Progress, story};
+use super::model::ModelFs;
 use super::op::{Data, Op, Path};
 use super::subject::{ROOT_CALLER, StoreSubject, Subject, differences, fingerprint, time_of};
 
 /// How many lives a cask is followed through.
 const DEPTH_MAX: u32 = 3;
-/// Operations are numbered from this on in each further life, so that no two times are alike.
-const LIFE_STRIDE: usize = 100_000;
 
 /// What came out wrong, with all that is needed to have it again.
 #[derive(Debug)]
@@ -44,151 +44,6 @@ impl std::fmt::Display for Failure {
             "# {text}\n# after {} states of this case\n{}",
             self.states, self.case
         )
-    }
-}
-
-/// What the marks in a recording tell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Progress {
-    opened: bool,
-    issued: usize,
-    returned: usize,
-    acked: usize,
-}
-
-const OPENED: u64 = 1 << 32;
-const ISSUED: u64 = 2 << 32;
-const RETURNED: u64 = 3 << 32;
-const ACKED: u64 = 4 << 32;
-
-impl Progress {
-    fn note(&mut self, tag: u64) {
-        let number = (tag & 0xffff_ffff) as usize;
-        match tag & !0xffff_ffff {
-            OPENED => self.opened = true,
-            ISSUED => self.issued = number,
-            RETURNED => self.returned = number,
-            _ => self.acked = number,
-        }
-    }
-}
-
-/// From one start of the cask to its end.
-struct Life {
-    recording: Recording,
-    /// Events before this belong to an earlier life.
-    from: usize,
-    depth: u32,
-    /// What may be found of the earlier life as long as this one has made nothing durable: after a
-    /// power loss, after a death of the process.
-    past_lost: Vec<u64>,
-    past_killed: Vec<u64>,
-    /// The earlier life ended without a power loss, so this one began on bytes that were pending.
-    began_pending: bool,
-    /// The model at the start, the operations, and their outcomes.
-    model: ModelFs,
-    done: usize,
-    ops: Vec<Op>,
-    outcomes: Vec<Outcome>,
-    /// Fingerprints of the model after 0, 1, … operations.
-    states: Vec<u64>,
-}
-
-impl Life {
-    /// Opens the cask on `device` and does `ops`.
-    fn live(
-        device: &RecordingDevice,
-        spacing: u32,
-        from: usize,
-        model: ModelFs,
-        done: usize,
-        ops: Vec<Op>,
-    ) -> Result<Self, String> {
-        let mut subject = StoreSubject::open(device.clone(), spacing, time_of(done))
-            .map_err(|error| format!("does not open: {error}"))?;
-        device.mark(OPENED);
-        let start = model.clone();
-        let mut model = model;
-        let mut states = vec![fingerprint(&model.dump())];
-        let mut outcomes = Vec::new();
-        for (index, op) in ops.iter().enumerate() {
-            let number = index + 1;
-            device.mark(ISSUED | number as u64);
-            let now = time_of(done + number);
-            let found = subject.apply(op, now);
-            let outcome = if found == Err(ENOSPC) && op.may_lack_space() {
-                found
-            } else {
-                let wanted = model.apply(op, now);
-                if found != wanted {
-                    return Err(format!("{op}: found {found:?}, wanted {wanted:?}"));
-                }
-                wanted
-            };
-            device.mark(RETURNED | number as u64);
-            if outcome.is_ok() && op.is_durability_point() {
-                device.mark(ACKED | number as u64);
-            }
-            outcomes.push(outcome);
-            states.push(fingerprint(&model.dump()));
-        }
-        let dump = subject
-            .dump()
-            .map_err(|error| format!("cannot be read: {error}"))?;
-        if fingerprint(&dump) != states[ops.len()] {
-            return Err(format!(
-                "differs uncrashed:\n{}",
-                differences(&dump, &model.dump())
-            ));
-        }
-        Ok(Self {
-            recording: device.take(),
-            from,
-            depth: 1,
-            past_lost: states[..1].to_vec(),
-            past_killed: states[..1].to_vec(),
-            began_pending: false,
-            model: start,
-            done,
-            ops,
-            outcomes,
-            states,
-        })
-    }
-
-    /// The model after `count` operations and a crash.
-    fn model_after(&self, count: usize) -> ModelFs {
-        let mut model = self.model.clone();
-        for (index, op) in self.ops[..count].iter().enumerate() {
-            if self.outcomes[index] != Err(ENOSPC) {
-                // The outcome was compared when the operation was done.
-                let _ = model.apply(op, time_of(self.done + index + 1));
-            }
-        }
-        model.crash();
-        model
-    }
-
-    /// The fingerprints that may be found.
-    fn acceptable(&self, progress: Progress, killed: bool) -> Vec<u64> {
-        let past = if killed {
-            &self.past_killed
-        } else {
-            &self.past_lost
-        };
-        if !progress.opened {
-            return past.clone();
-        }
-        let least = if killed {
-            progress.returned
-        } else {
-            progress.acked
-        };
-        let mut states = self.states[least..=progress.issued].to_vec();
-        if self.began_pending && !killed && progress.acked == 0 {
-            states.extend_from_slice(past);
-        }
-        states
     }
 }
 
@@ -361,6 +216,9 @@ impl Explorer<'_> {
                 }
             });
         }
+        if self.states.is_multiple_of(4) {
+            checked(subject.store().cask())?;
+        }
         drop(subject);
         if self.states.is_multiple_of(16) {
             let free = drained(memory.clone(), self.case.geometry.spacing)?;
@@ -460,24 +318,13 @@ impl Explorer<'_> {
     }
 }
 
-/// The last events before a position, in words.
-fn story(recording: &Recording, position: usize) -> String {
-    let end = position.div_ceil(2).min(recording.events.len());
-    let last = &recording.events[end.saturating_sub(24)..end];
-    last.iter().fold(String::new(), |text, event| {
-        text + "\n  "
-            + &match event {
-                Event::Write { offset, data } => format!("write {offset} +{}", data.len()),
-                Event::WriteDurable { offset, data } => {
-                    format!("write durably {offset} +{}", data.len())
-                }
-                Event::Mark(tag) => {
-                    let what = ["", "opened", "issued", "returned", "acked"][(tag >> 32) as usize];
-                    format!("{what} {}", tag & 0xffff_ffff)
-                }
-                other => format!("{other:?}"),
-            }
-    })
+/// What fsck finds, where anything is too much.
+fn checked<D: Device>(cask: &Cask<D>) -> Result<(), String> {
+    let report = fsck::check(cask, true, &mut |_| {}).map_err(|error| format!("fsck: {error}"))?;
+    match report.findings.as_slice() {
+        [] => Ok(()),
+        findings => Err(format!("fsck: {findings:#?}")),
+    }
 }
 
 /// Fills the cask until it has no room, deletes everything, and answers the free blocks then.

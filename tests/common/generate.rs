@@ -18,6 +18,9 @@ pub struct Mix {
     pub max_blocks: u64,
     /// One write in this many is long enough to bypass the log; 0 for none.
     pub bypass_one_in: u64,
+    /// So many of eight operations overwrite one of two files from its start in whole blocks, which
+    /// uses blocks up and gives them back quickly; these casks are not asked for checkpoints.
+    pub overwrite_eighths: u64,
     /// One operation in this many is a point of durability.
     pub sync_one_in: u64,
 }
@@ -156,12 +159,26 @@ impl Iterator for Generator {
         self.made += 1;
         if self.rng.chance(1, self.mix.sync_one_in) {
             return Some(match self.rng.below(8) {
+                _ if self.mix.overwrite_eighths > 0 => Op::Sync,
                 0 | 1 => Op::Checkpoint,
                 2 => Op::Tick,
                 3 | 4 => Op::Sync,
                 _ => Op::Fsync {
                     path: self.file_path(),
                 },
+            });
+        }
+        if self.rng.chance(self.mix.overwrite_eighths, 8) {
+            let path = Path::new(NAMES[self.rng.index(2)]);
+            let len = self.mix.block_size as usize * (2 + self.rng.index(4));
+            let data = Data {
+                len,
+                seed: self.made << 8 | 1,
+            };
+            return Some(Op::Write {
+                path,
+                offset: 0,
+                data,
             });
         }
         Some(match self.rng.below(64) {

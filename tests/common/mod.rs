@@ -7,6 +7,7 @@
 pub mod case;
 pub mod explorer;
 pub mod generate;
+pub mod life;
 pub mod model;
 pub mod op;
 pub mod plans;

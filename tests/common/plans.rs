@@ -18,6 +18,7 @@ pub const fn plan(block_size: u32, blocks: u64, wal_blocks: u64, sync_one_in: u6
             block_size,
             max_blocks: 5,
             bypass_one_in: 0,
+            overwrite_eighths: 0,
             sync_one_in,
         },
         ops: 60,
@@ -33,8 +34,16 @@ pub const fn bypassing(block_size: u32, blocks: u64, wal_blocks: u64, sync_one_i
     plan
 }
 
+/// A plan that overwrites whole blocks most of the time.
+pub const fn overwriting(block_size: u32, blocks: u64, wal_blocks: u64, sync_one_in: u64) -> Plan {
+    let mut plan = plan(block_size, blocks, wal_blocks, sync_one_in);
+    plan.mix.overwrite_eighths = 6;
+    plan
+}
+
 /// All of them, in turn.
-pub const ALL: [Plan; 8] = [
+pub const ALL: [Plan; 9] = [
+    overwriting(512, 110, 32, 4),
     plan(512, 96, 4, 6),
     plan(512, 160, 8, 12),
     plan(512, 400, 16, 30),

@@ -54,10 +54,10 @@ fn the_kernel_is_told_what_it_may_believe() {
         // direct_io, keep_cache, no_flush
         (ROOT, READ_WRITE, (false, true, true)),
         (ROOT, READ, (false, true, true)),
-        (logs, READ, (false, false, true)),
+        (logs, READ, (true, false, true)),
         (logs, APPEND, (true, false, true)),
         (logs, READ_WRITE, (true, false, true)),
-        (values, READ, (false, false, true)),
+        (values, READ, (true, false, true)),
         (values, WRITE, (true, false, false)),
     ] {
         if !w.exists(dir, b"f") {

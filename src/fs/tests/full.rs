@@ -1,0 +1,159 @@
+//! A full cask: what gives space back goes through, whatever was done before.
+
+use super::*;
+
+/// Files in the tree, enough that the cost of an operation is not bounded by the size of the tree.
+const FILES: usize = 3000;
+
+fn attribute(fs: &Fs<MemoryDevice>, number: Number, name: &str, len: usize) -> Result<()> {
+    let value = vec![7; len];
+    let any = xattr::SetMode::Any;
+    fs.cask()
+        .transact(Class::Grow, |tx| {
+            xattr::set(tx, number, name.as_bytes(), &value, any, fs.now())
+        })
+        .map(|_| ())
+}
+
+/// A cask with many files, one of which has attributes.
+fn many(attributes: usize) -> (Fs<MemoryDevice>, Vec<Vec<u8>>) {
+    let (_, fs) = fs_with(&FormatOptions {
+        block_size: 1024,
+        blocks: Some(4096),
+        wal_bytes: Some(256 << 10),
+        ..Default::default()
+    });
+    let (rich, _) = fs.make(ROOT, b"rich", &file(0o644)).unwrap();
+    for i in 0..attributes {
+        attribute(&fs, rich.number, &format!("user.{i}"), 700).unwrap();
+    }
+    let mut names = Vec::new();
+    for i in 0..FILES {
+        let name = format!("{i}").into_bytes();
+        fs.make(ROOT, &name, &file(0o644)).unwrap();
+        names.push(name);
+    }
+    (fs, names)
+}
+
+/// Adds until nothing can be added, not even the smallest thing.
+fn fill(fs: &Fs<MemoryDevice>) {
+    let (big, _) = fs.make(ROOT, b"big", &file(0o644)).unwrap();
+    for len in [1 << 20, 1 << 16, 1024, 1] {
+        while fs.write(&ME, big.number, None, &vec![1; len]).is_ok() {}
+    }
+    for len in [900, 300, 0] {
+        let mut i = 0;
+        while attribute(fs, big.number, &format!("user.{len}.{i}"), len).is_ok() {
+            i += 1;
+        }
+    }
+}
+
+#[test]
+fn everything_can_be_deleted() {
+    let (fs, names) = many(0);
+    fill(&fs);
+    for name in &names {
+        fs.unlink(ROOT, name).unwrap();
+    }
+    fs.unlink(ROOT, b"big").unwrap();
+    fs.unlink(ROOT, b"rich").unwrap();
+    assert_eq!(
+        fs.statfs().unwrap().files_free + 1,
+        fs.cask().stats().files_max
+    );
+}
+
+#[test]
+fn renaming_does_not_use_up_what_is_kept_for_deleting() {
+    let (fs, names) = many(0);
+    fill(&fs);
+    let mut left = Vec::new();
+    for (i, name) in names.iter().enumerate() {
+        let long = format!("{i:x>255}").into_bytes();
+        let (from, to) = (
+            Place { dir: ROOT, name },
+            Place {
+                dir: ROOT,
+                name: &long,
+            },
+        );
+        match fs.rename(&ME, from, to, RenameFlags::default()) {
+            Ok(_) => left.push(long),
+            Err(Error::NoSpace) => left.push(name.clone()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    for (i, name) in left.iter().enumerate() {
+        fs.unlink(ROOT, name)
+            .unwrap_or_else(|error| panic!("{i}: {error}"));
+    }
+}
+
+#[test]
+fn a_file_with_many_attributes_can_be_deleted() {
+    let (fs, _) = many(60);
+    fill(&fs);
+    let rich = fs.lookup(ROOT, b"rich").unwrap().number;
+    fs.unlink(ROOT, b"rich").unwrap();
+    assert!(matches!(fs.inode(rich), Err(Error::Stale)));
+    assert!(namespace::orphans(&**fs.cask()).unwrap().is_empty());
+}
+
+#[test]
+fn a_file_with_many_attributes_is_kept_while_it_is_open() {
+    let (fs, _) = many(60);
+    fill(&fs);
+    let rich = fs.lookup(ROOT, b"rich").unwrap().number;
+    fs.open(rich).unwrap();
+    fs.unlink(ROOT, b"rich").unwrap();
+    let inode = fs.inode(rich).unwrap();
+    assert_eq!(xattr::list(&**fs.cask(), &inode).unwrap().len(), 60);
+    fs.release(rich).unwrap();
+    assert!(matches!(fs.inode(rich), Err(Error::Stale)));
+}
+
+#[test]
+fn a_log_that_filled_the_cask_can_be_rotated() {
+    let (fs, _) = many(0);
+    let (log, _) = fs.make(ROOT, b"log", &file(0o644)).unwrap();
+    while fs.write(&ME, log.number, None, &[b'x'; 200]).is_ok() {}
+    let mut old = b"log".to_vec();
+    for i in 0..50 {
+        let new = format!("log.2024-01-01-{i:0>8}.rotated").into_bytes();
+        let from = Place {
+            dir: ROOT,
+            name: &old,
+        };
+        let to = Place {
+            dir: ROOT,
+            name: &new,
+        };
+        fs.rename(&ME, from, to, RenameFlags::default()).unwrap();
+        old = new;
+    }
+    fs.unlink(ROOT, &old).unwrap();
+    let (log, _) = fs.make(ROOT, b"log", &file(0o644)).unwrap();
+    fs.write(&ME, log.number, None, &[b'x'; 200]).unwrap();
+}
+
+#[test]
+fn renaming_over_a_name_goes_through() {
+    let (fs, names) = many(0);
+    fill(&fs);
+    for pair in names.chunks_exact(2) {
+        let (from, to) = (
+            Place {
+                dir: ROOT,
+                name: &pair[0],
+            },
+            Place {
+                dir: ROOT,
+                name: &pair[1],
+            },
+        );
+        fs.rename(&ME, from, to, RenameFlags::default()).unwrap();
+    }
+    assert_eq!(fs.inode(ROOT).unwrap().size as usize, FILES / 2 + 2);
+}

@@ -1,0 +1,176 @@
+//! A life of a cask: from one start to its end, recorded, with what the model says of every moment.
+
+use caskfs::device::testing::{Event, Recording, RecordingDevice};
+use libc::ENOSPC;
+
+use super::model::{ModelFs, Outcome};
+use super::op::Op;
+use super::subject::{StoreSubject, Subject, differences, fingerprint, time_of};
+
+/// Operations are numbered from this on in each further life, so that no two times are alike.
+pub const LIFE_STRIDE: usize = 100_000;
+
+/// What the marks in a recording tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    pub opened: bool,
+    pub issued: usize,
+    pub returned: usize,
+    pub acked: usize,
+}
+
+pub const OPENED: u64 = 1 << 32;
+pub const ISSUED: u64 = 2 << 32;
+pub const RETURNED: u64 = 3 << 32;
+pub const ACKED: u64 = 4 << 32;
+
+impl Progress {
+    pub fn note(&mut self, tag: u64) {
+        let number = (tag & 0xffff_ffff) as usize;
+        match tag & !0xffff_ffff {
+            OPENED => self.opened = true,
+            ISSUED => self.issued = number,
+            RETURNED => self.returned = number,
+            _ => self.acked = number,
+        }
+    }
+}
+
+/// From one start of the cask to its end.
+pub struct Life {
+    pub recording: Recording,
+    /// Events before this belong to an earlier life.
+    pub from: usize,
+    pub depth: u32,
+    /// What may be found of the earlier life as long as this one has made nothing durable: after a
+    /// power loss, after a death of the process.
+    pub past_lost: Vec<u64>,
+    pub past_killed: Vec<u64>,
+    /// The earlier life ended without a power loss, so this one began on bytes that were pending.
+    pub began_pending: bool,
+    /// The model at the start, the operations, and their outcomes.
+    pub model: ModelFs,
+    pub done: usize,
+    pub ops: Vec<Op>,
+    pub outcomes: Vec<Outcome>,
+    /// Fingerprints of the model after 0, 1, … operations.
+    pub states: Vec<u64>,
+}
+
+impl Life {
+    /// Opens the cask on `device` and does `ops`.
+    pub fn live(
+        device: &RecordingDevice,
+        spacing: u32,
+        from: usize,
+        model: ModelFs,
+        done: usize,
+        ops: Vec<Op>,
+    ) -> Result<Self, String> {
+        let mut subject = StoreSubject::open(device.clone(), spacing, time_of(done))
+            .map_err(|error| format!("does not open: {error}"))?;
+        device.mark(OPENED);
+        let start = model.clone();
+        let mut model = model;
+        let mut states = vec![fingerprint(&model.dump())];
+        let mut outcomes = Vec::new();
+        for (index, op) in ops.iter().enumerate() {
+            let number = index + 1;
+            device.mark(ISSUED | number as u64);
+            let now = time_of(done + number);
+            let found = subject.apply(op, now);
+            let outcome = if found == Err(ENOSPC) && op.may_lack_space() {
+                found
+            } else {
+                let wanted = model.apply(op, now);
+                if found != wanted {
+                    return Err(format!("{op}: found {found:?}, wanted {wanted:?}"));
+                }
+                wanted
+            };
+            device.mark(RETURNED | number as u64);
+            if outcome.is_ok() && op.is_durability_point() {
+                device.mark(ACKED | number as u64);
+            }
+            outcomes.push(outcome);
+            states.push(fingerprint(&model.dump()));
+        }
+        let dump = subject
+            .dump()
+            .map_err(|error| format!("cannot be read: {error}"))?;
+        if fingerprint(&dump) != states[ops.len()] {
+            return Err(format!(
+                "differs uncrashed:\n{}",
+                differences(&dump, &model.dump())
+            ));
+        }
+        Ok(Self {
+            recording: device.take(),
+            from,
+            depth: 1,
+            past_lost: states[..1].to_vec(),
+            past_killed: states[..1].to_vec(),
+            began_pending: false,
+            model: start,
+            done,
+            ops,
+            outcomes,
+            states,
+        })
+    }
+
+    /// The model after `count` operations and a crash.
+    pub fn model_after(&self, count: usize) -> ModelFs {
+        let mut model = self.model.clone();
+        for (index, op) in self.ops[..count].iter().enumerate() {
+            if self.outcomes[index] != Err(ENOSPC) {
+                // The outcome was compared when the operation was done.
+                let _ = model.apply(op, time_of(self.done + index + 1));
+            }
+        }
+        model.crash();
+        model
+    }
+
+    /// The fingerprints that may be found.
+    pub fn acceptable(&self, progress: Progress, killed: bool) -> Vec<u64> {
+        let past = if killed {
+            &self.past_killed
+        } else {
+            &self.past_lost
+        };
+        if !progress.opened {
+            return past.clone();
+        }
+        let least = if killed {
+            progress.returned
+        } else {
+            progress.acked
+        };
+        let mut states = self.states[least..=progress.issued].to_vec();
+        if self.began_pending && !killed && progress.acked == 0 {
+            states.extend_from_slice(past);
+        }
+        states
+    }
+}
+
+/// The last events before a position, in words.
+pub fn story(recording: &Recording, position: usize) -> String {
+    let end = position.div_ceil(2).min(recording.events.len());
+    let last = &recording.events[end.saturating_sub(24)..end];
+    last.iter().fold(String::new(), |text, event| {
+        text + "\n  "
+            + &match event {
+                Event::Write { offset, data } => format!("write {offset} +{}", data.len()),
+                Event::WriteDurable { offset, data } => {
+                    format!("write durably {offset} +{}", data.len())
+                }
+                Event::Mark(tag) => {
+                    let what = ["", "opened", "issued", "returned", "acked"][(tag >> 32) as usize];
+                    format!("{what} {}", tag & 0xffff_ffff)
+                }
+                other => format!("{other:?}"),
+            }
+    })
+}
