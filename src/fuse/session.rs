@@ -449,7 +449,7 @@ fn is_at(mounts: &[CaskMount], container: &Path, mountpoint: &Path) -> bool {
 fn where_mounted(why: String, mounts: &[CaskMount], target: &Target) -> String {
     match mounts::of(mounts, &target.container) {
         Some(mount) => format!(
-            "{} is mounted on {} already",
+            "{} is mounted on {} already ({why})",
             target.container.display(),
             mount.mountpoint.display()
         ),
