@@ -81,7 +81,7 @@ pub fn write<D: Device>(
 /// Records that `data` is written at `offset`, all of it through the log.
 ///
 /// # Errors
-/// As [`write`].
+/// As `write`.
 pub fn write_bytes<D: Device>(
     tx: &mut Tx<'_, D>,
     caller: &Caller,

@@ -242,14 +242,14 @@ impl Cutter {
     }
 
     fn job(&self, number: u64, name: &str) -> Job {
-        let dir = if number % 3 == 0 {
+        let dir = if number.is_multiple_of(3) {
             self.logs.join("old")
         } else {
             self.logs.clone()
         };
         let segment = dir.join(format!("{name}.{number:06}"));
         let outside =
-            (number % 2 == 0).then(|| self.archive.join(format!("{name}.{number:06}.gz")));
+            (number.is_multiple_of(2)).then(|| self.archive.join(format!("{name}.{number:06}.gz")));
         Job {
             number,
             segment,
