@@ -16,10 +16,16 @@ use std::process::{Command, Output};
 use caskfs::cask::{Cask, FormatOptions};
 use caskfs::device::FileDevice;
 use caskfs::fuse::mounts::{self, CaskMount};
+use parking_lot::{Mutex, MutexGuard};
+
+/// One test at a time: a program that another test starts holds, from its fork to its exec, whatever
+/// this one has open, and would keep a mountpoint busy for that moment.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// The container and mountpoint of a test; unmounted and removed with it, however it ends.
 struct Bench {
     dir: tempfile::TempDir,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Bench {
@@ -31,7 +37,10 @@ impl Bench {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
-        let bench = Self { dir };
+        let bench = Self {
+            dir,
+            _alone: ALONE.lock(),
+        };
         fs::create_dir(bench.mountpoint()).unwrap();
         let device = FileDevice::create_new(bench.container()).unwrap();
         let options = FormatOptions {

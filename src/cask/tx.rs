@@ -331,7 +331,7 @@ impl<'c, D: Device> Tx<'c, D> {
 
     /// The content reads as zeros at and after `len` from now on.
     pub fn truncate(&mut self, content: Number, len: u64) {
-        let partial = u64::from(len % self.geometry().block() != 0);
+        let partial = u64::from(!len.is_multiple_of(self.geometry().block()));
         self.cost = self.cost.plus(Cost {
             keys: 5,
             bytes: 128 * partial,

@@ -5,7 +5,8 @@
 //! the file with a hole, as on btrfs and ZFS. Punching up to the end is a cut that keeps the size, one
 //! operation that always goes through. Punching elsewhere writes zeros over what is data, through the
 //! log: a checkpoint keeps no block that is all zeros, so the blocks come back with the next one; on
-//! a cask without any room it may be refused. Several operations make up a large one.
+//! a cask without any room it may be refused. What is more than the log takes at a time is several
+//! operations.
 
 use std::ops::Range;
 
@@ -19,10 +20,6 @@ use crate::format::FileKind;
 use crate::format::item::FLAG_SPARSE;
 use crate::format::key::Number;
 use crate::limits::FILE_SIZE_MAX;
-
-/// Zeros in one operation when a range is punched. They go through the log: few enough for the
-/// smallest ring.
-const PUNCH_CHUNK: u64 = 16 << 10;
 
 /// Checks that the inode has bytes to read and write.
 ///
@@ -244,43 +241,48 @@ fn clear<D: Device>(
     range: Range<u64>,
     now: Timestamp,
 ) -> Result<()> {
-    let (cut, _) = cask.transact(Class::Release, |tx| {
-        let mut inode = load(tx, number)?;
-        let to_the_end = range.start < inode.size && range.end >= inode.size;
-        if to_the_end {
-            tx.truncate(inode.content, range.start);
-            inode.flags |= FLAG_SPARSE;
-        }
-        touched(&mut inode, caller, now);
-        save(tx, &inode)?;
-        Ok(to_the_end)
-    })?;
-    if cut {
-        return Ok(());
-    }
-    let zeros = [0; PUNCH_CHUNK as usize];
-    let mut at = range.start;
-    while at < range.end {
-        let inode = load(cask, number)?;
-        let end = range.end.min(inode.size);
-        let Some(data) = cask
-            .next_data(inode.content, at)?
-            .filter(|data| *data < end)
-        else {
-            break;
-        };
-        let stop = cask.next_hole(inode.content, data)?.min(end);
-        // Whole chunks end where blocks do, so that no block is written twice.
-        let chunk = (data / PUNCH_CHUNK + 1) * PUNCH_CHUNK;
-        at = stop.min(chunk).max(data + 1);
-        cask.transact(Class::Grow, |tx| {
+    // Zeros in one operation: they go through the log, where no larger writes go than these.
+    let zeros = vec![0; cask.geometry().bypass_min() as usize / 2];
+    let block = u64::from(cask.block_size());
+    let mut next = Some(range.start);
+    while let Some(start) = next {
+        let cuts = range.end >= load(cask, number)?.size;
+        let class = if cuts { Class::Release } else { Class::Grow };
+        (next, _) = cask.transact(class, |tx| {
             let mut inode = load(tx, number)?;
-            // It may have become shorter since, and must not become longer.
-            let len = at.min(inode.size).saturating_sub(data);
-            let zeros = zeros.get(..len as usize).unwrap_or_default();
-            tx.write(inode.content, data, zeros);
-            inode.flags |= FLAG_SPARSE;
-            save(tx, &inode)
+            if cuts != (range.end >= inode.size) {
+                // The file has another size by now.
+                return Ok(Some(start));
+            }
+            let mut at = start;
+            let mut left = zeros.len() as u64;
+            if cuts && start < inode.size {
+                tx.truncate(inode.content, start);
+                inode.flags |= FLAG_SPARSE;
+            } else if !cuts {
+                while left > 0
+                    && let Some(data) = tx
+                        .next_data(inode.content, at)?
+                        .filter(|data| *data < range.end)
+                {
+                    // Up to the end of a block, so that none is written twice.
+                    let end = ((data + left) / block * block).max(data + 1);
+                    at = tx
+                        .next_hole(inode.content, data)?
+                        .clamp(data + 1, end.min(range.end));
+                    let len = at - data;
+                    tx.write(
+                        inode.content,
+                        data,
+                        zeros.get(..len as usize).unwrap_or_default(),
+                    );
+                    inode.flags |= FLAG_SPARSE;
+                    left = if end == at { 0 } else { left - len };
+                }
+            }
+            touched(&mut inode, caller, now);
+            save(tx, &inode)?;
+            Ok((left == 0).then_some(at))
         })?;
     }
     Ok(())

@@ -4,7 +4,7 @@
 //! when `ready` is called; and whatever ends the session, the mount is taken away and the last
 //! checkpoint is tried, so that the next mount has nothing to replay.
 
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,6 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rustix::fs::FlockOperation;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -33,8 +34,6 @@ use crate::store::Store;
 const TICK: Duration = Duration::from_millis(100);
 /// How long those who use the files have after a signal to end, before they are cut off.
 const GRACE: Duration = Duration::from_secs(5);
-/// How often the lock of a container is looked at that is waited for.
-const POLL: Duration = Duration::from_millis(5);
 /// Most threads taken by default; each further one only makes requests travel between CPUs.
 const THREADS_MAX: usize = 8;
 
@@ -163,24 +162,35 @@ pub fn open_container(path: &Path, read_only: bool) -> Result<Cask<FileDevice>> 
     })
 }
 
-/// Waits until no process holds the container any more, so that whoever comes next gets it. Answers at
-/// once when it is mounted (again).
+/// Waits until no process holds the container any more, so that whoever comes next gets it. Ends also
+/// when it is mounted, again or elsewhere.
 ///
 /// # Errors
-/// When the table of mounts cannot be read.
+/// When the container cannot be opened, or the table of mounts cannot be read.
 pub fn wait_until_released(container: &Path) -> Result<()> {
-    loop {
-        match FileDevice::open(container, Access::ReadWrite) {
-            Err(Error::Busy(_)) => {}
-            // That it cannot be opened has other reasons than a daemon that still writes.
-            Ok(_) | Err(_) => return Ok(()),
-        }
+    let cannot = || Error::io(format!("cannot wait for {}", container.display()));
+    let file = match File::open(container) {
+        // Removed meanwhile, or a name that `fsname=` gave: nobody can come next.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        opened => opened.map_err(cannot())?,
+    };
+    let (released, wait) = channel::<()>();
+    thread::Builder::new()
+        .name("lock".into())
+        .spawn(move || {
+            let locked = rustix::fs::flock(&file, FlockOperation::LockExclusive);
+            // Where the host has no locks there is nothing to wait for.
+            drop((locked, file));
+            let _ = released.send(());
+        })
+        .map_err(cannot())?;
+    while wait.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
         let mounts = mounts::all().map_err(Error::io("cannot read the table of mounts"))?;
         if mounts.iter().any(|mount| mount.source == container) {
-            return Ok(());
+            break;
         }
-        thread::sleep(POLL);
     }
+    Ok(())
 }
 
 /// The canonical form of a path whose last component may be a mount that nobody serves.
@@ -439,7 +449,7 @@ fn is_at(mounts: &[CaskMount], container: &Path, mountpoint: &Path) -> bool {
 fn where_mounted(why: String, mounts: &[CaskMount], target: &Target) -> String {
     match mounts::of(mounts, &target.container) {
         Some(mount) => format!(
-            "{} is mounted on {} already",
+            "{} is mounted on {} already ({why})",
             target.container.display(),
             mount.mountpoint.display()
         ),

@@ -3,6 +3,10 @@
 //! A writer that dies by a signal has not finished what it was saving, so its close must not be
 //! taken for a save. The kernel sends the same FLUSH for both; only `/proc` tells them apart. The
 //! question stands behind a trait so that tests answer it.
+//!
+//! Invariant: asking never waits for the thread that is asked about, since that thread waits for us.
+//! `/proc/TID/stat` takes a lock that `execve(2)` holds while it closes descriptors; `statm` takes
+//! none, and shows no memory only for a thread on its way out, which can no longer be in `execve`.
 
 use std::fs;
 
@@ -13,14 +17,23 @@ pub trait Fate: Send + Sync {
     fn is_killed(&self, tid: u32) -> bool;
 }
 
-/// Asks `/proc/TID/stat`.
+/// Asks `/proc/TID/statm`, and `/proc/TID/stat` of a thread that has no memory any more.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProcFate;
 
 impl Fate for ProcFate {
     fn is_killed(&self, tid: u32) -> bool {
-        tid != 0 && fs::read_to_string(format!("/proc/{tid}/stat")).is_ok_and(|stat| killed(&stat))
+        let read = |file| fs::read_to_string(format!("/proc/{tid}/{file}"));
+        tid != 0
+            && read("statm").is_ok_and(|statm| has_no_memory(&statm))
+            && read("stat").is_ok_and(|stat| killed(&stat))
     }
+}
+
+/// Whether a line of `/proc/TID/statm` is that of a task without an address space. A thread gives it
+/// up before it closes its files.
+fn has_no_memory(statm: &str) -> bool {
+    statm.split_ascii_whitespace().next() == Some("0")
 }
 
 /// The task is leaving (`PF_EXITING`).
@@ -65,6 +78,13 @@ mod tests {
         assert!(!killed(&line("sh", 0x400, 9)), "signalled, not leaving yet");
         assert!(!killed(""));
         assert!(!killed("1 (x) R"));
+    }
+
+    #[test]
+    fn memory_tells_who_is_leaving() {
+        assert!(has_no_memory("0 0 0 0 0 0 0\n"));
+        assert!(!has_no_memory("701 312 280 5 0 110 0\n"));
+        assert!(!has_no_memory(""));
     }
 
     #[test]

@@ -261,7 +261,7 @@ impl<D: Device> Store<D> {
             };
         }
         let shifts = log.binding.state().shifts();
-        self.fs.read(handle.ino, offset, size, buf)?;
+        self.read_file(handle.ino, offset, size, buf)?;
         let end = offset.saturating_add(buf.len() as u64);
         log.binding.state().has_read(handle.fh, offset, end, shifts);
         Ok(())

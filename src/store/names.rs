@@ -1,10 +1,11 @@
-//! Making and taking names, where it touches the rules of logs: adoption, links, removal.
+//! Names: finding, making, moving and taking them, and where that touches the rules of logs:
+//! adoption, links, removal.
 
 use super::handle::Kind;
 use super::log::predecessor;
 use super::settings::Mode;
 use super::value::Draft;
-use super::{Opened, Store};
+use super::{DOOR, Entry, Opened, Store, not_the_door};
 use crate::cask::{Class, Tx};
 use crate::clock::Timestamp;
 use crate::device::Device;
@@ -12,9 +13,174 @@ use crate::error::{Error, Result};
 use crate::format::FileKind;
 use crate::format::key::Number;
 use crate::fs::inode::{Inode, SET_GID, load, load_dir, save};
-use crate::fs::{Caller, NewFile, OpenFlags, data, namespace};
+use crate::fs::{Caller, DirEntry, NewFile, OpenFlags, Place, RenameFlags, data, namespace};
 
 impl<D: Device> Store<D> {
+    /// Finds a name.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], also for the thread that renamed a log a moment ago and looks for its
+    /// old name; [`Error::NotDirectory`]; those of reading.
+    pub fn lookup(&self, caller: &Caller, dir: Number, name: &[u8]) -> Result<Entry> {
+        if name == DOOR {
+            return Err(Error::NotFound);
+        }
+        let inode = self.fs.lookup(dir, name)?;
+        if inode.is_file() && self.absences.hides(self.now(), caller.tid, dir, name) {
+            return Err(Error::NotFound);
+        }
+        self.entry(&inode)
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when it is none.
+    pub fn readlink(&self, ino: Number) -> Result<Vec<u8>> {
+        self.fs.readlink(ino)
+    }
+
+    /// Makes a file of any kind but a directory or symbolic link; `perm` holds permission bits only,
+    /// umask applied.
+    ///
+    /// # Errors
+    /// [`Error::Exists`]; [`Error::NotPermitted`] for `.cask`; those of writing.
+    pub fn mknod(
+        &self,
+        caller: &Caller,
+        dir: Number,
+        name: &[u8],
+        kind: FileKind,
+        perm: u32,
+        rdev: u64,
+    ) -> Result<Entry> {
+        not_the_door(name)?;
+        let new = NewFile {
+            kind,
+            perm,
+            uid: caller.uid,
+            gid: caller.gid,
+            rdev,
+        };
+        let inode = self.make_node(caller, dir, name, &new)?;
+        self.entry(&inode)
+    }
+
+    /// Makes a directory.
+    ///
+    /// # Errors
+    /// As [`Store::mknod`].
+    pub fn mkdir(&self, caller: &Caller, dir: Number, name: &[u8], perm: u32) -> Result<Entry> {
+        not_the_door(name)?;
+        let kind = FileKind::Directory;
+        let new = NewFile {
+            kind,
+            perm,
+            uid: caller.uid,
+            gid: caller.gid,
+            rdev: 0,
+        };
+        let (inode, lsn) = self.fs.make(dir, name, &new)?;
+        self.confirm_in(dir, lsn)?;
+        self.entry(&inode)
+    }
+
+    /// Makes a symbolic link.
+    ///
+    /// # Errors
+    /// As [`Store::mknod`]; [`Error::NameTooLong`] for the target.
+    pub fn symlink(
+        &self,
+        caller: &Caller,
+        dir: Number,
+        name: &[u8],
+        target: &[u8],
+    ) -> Result<Entry> {
+        not_the_door(name)?;
+        let (inode, lsn) = self.fs.symlink(caller, dir, name, target)?;
+        self.confirm_in(dir, lsn)?;
+        self.entry(&inode)
+    }
+
+    /// Gives a file one more name.
+    ///
+    /// # Errors
+    /// [`Error::NotPermitted`] for a live log; [`Error::Exists`]; [`Error::TooManyLinks`].
+    pub fn link(&self, _caller: &Caller, ino: Number, dir: Number, name: &[u8]) -> Result<Entry> {
+        not_the_door(name)?;
+        let inode = self.link_unless_live(ino, dir, name)?;
+        self.entry(&inode)
+    }
+
+    /// Takes a name. A live log frees its space at once; its next record makes the name anew.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::IsDirectory`]; those of writing.
+    pub fn unlink(&self, _caller: &Caller, dir: Number, name: &[u8]) -> Result<()> {
+        self.unlink_name(dir, name)
+    }
+
+    /// Removes an empty directory. Handles bound to a name in it get [`Error::NotFound`] from their
+    /// next write.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::NotDirectory`], [`Error::NotEmpty`]; those of writing.
+    pub fn rmdir(&self, _caller: &Caller, dir: Number, name: &[u8]) -> Result<()> {
+        let (_, lsn) = self.fs.rmdir(dir, name)?;
+        self.confirm_in(dir, lsn)
+    }
+
+    /// Moves a name; a live log is cut by it.
+    ///
+    /// # Errors
+    /// Those of `renameat2(2)`; [`Error::Invalid`] to exchange a live log.
+    pub fn rename(
+        &self,
+        caller: &Caller,
+        dir: Number,
+        name: &[u8],
+        new_dir: Number,
+        new_name: &[u8],
+        flags: RenameFlags,
+    ) -> Result<()> {
+        not_the_door(new_name)?;
+        let from = Place { dir, name };
+        let to = Place {
+            dir: new_dir,
+            name: new_name,
+        };
+        self.roll(caller, from, to, flags)
+    }
+
+    /// Visits entries after `cookie` (0 = from the start) until `visit` answers false (buffer full;
+    /// that entry will be asked for again). With `attrs` each entry carries its attributes; one
+    /// that goes away meanwhile is left out.
+    ///
+    /// # Errors
+    /// [`Error::NotDirectory`]; those of reading.
+    pub fn readdir(
+        &self,
+        ino: Number,
+        cookie: u64,
+        attrs: bool,
+        visit: &mut dyn FnMut(&DirEntry, Option<&Entry>) -> bool,
+    ) -> Result<()> {
+        namespace::read_dir(&*self.cask, ino, cookie, &mut |entry| {
+            if !attrs {
+                return Ok(visit(&entry, None));
+            }
+            match self
+                .fs
+                .inode(entry.ino)
+                .and_then(|inode| self.entry(&inode))
+            {
+                Ok(with) => Ok(visit(&entry, Some(&with))),
+                Err(Error::Stale) => Ok(true),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
     /// Makes a node of any kind; a thread that renamed a log takes over what is back in its place.
     pub(super) fn make_node(
         &self,
@@ -93,8 +259,8 @@ impl<D: Device> Store<D> {
         let opened = match (binding, mode) {
             // The kernel believes the file to be new and the handle to be at its start.
             (Some(binding), _) => self.opened_log(&inode, 0, flags, binding),
-            (None, Mode::Value) if flags.write => {
-                let draft = if drops {
+            (None, Mode::Value) => {
+                let draft = if drops && flags.write {
                     Draft::empty()
                 } else {
                     Draft::of_file()

@@ -56,10 +56,14 @@ impl<D: Device> Store<D> {
             }
         }
         let inode = self.fs.inode(ino)?;
-        if !inode.is_file() || self.walk.of(&*self.cask, &inode)?.mode != Mode::Log {
+        if !inode.is_file() {
             return Ok(false);
         }
-        self.truncate_named(caller, ino, size).map(|()| true)
+        match self.walk.of(&*self.cask, &inode)?.mode {
+            Mode::Plain => Ok(false),
+            Mode::Log => self.truncate_named(caller, ino, size).map(|()| true),
+            Mode::Value => self.truncate_and_save(ino, size).map(|()| true),
+        }
     }
 
     /// `truncate(2)` of a log, through no handle that could have read it.

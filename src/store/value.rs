@@ -6,6 +6,8 @@
 //! inode without a name, which a crash leaves to be removed at the next mount. Saving it exchanges
 //! the two content numbers.
 //!
+//! A reader that has begun goes on in the content it began with (see [`pins`](super::pins)).
+//!
 //! Invariant: the content of a file in value mode is, at every moment, what some writer had when it
 //! saved. Space is asked for when the draft grows, so that `write(2)` and not `close(2)` says that
 //! there is none.
@@ -15,17 +17,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::handle::{Handle, Kind};
+use super::pins::Replaced;
 use super::settings::Mode;
 use super::{NOBODY, Notice, Opened, Store};
-use crate::cask::{Class, Lsn, Read};
+use crate::cask::{Class, Lsn, Read, Tx};
 use crate::clock::Timestamp;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::format::FileKind;
 use crate::format::item::FLAG_SPARSE;
 use crate::format::key::Number;
-use crate::fs::inode::{Inode, load, new_inode, save};
-use crate::fs::{Caller, OpenFlags, SetAttr, data, namespace};
+use crate::fs::inode::{Inode, load, save};
+use crate::fs::{Caller, OpenFlags, SetAttr, data};
 
 /// Most bytes of a draft in memory.
 const MEMORY_MAX: usize = 1 << 20;
@@ -63,9 +65,11 @@ struct State {
     /// Content number and mtime of the file when the draft was last changed: if the file has another
     /// mtime but still this content when the draft is saved, somebody set it, and it stays.
     seen: (Number, Timestamp),
+    /// The file as it was when the handle began to read it.
+    pin: Option<Inode>,
 }
 
-/// What a writer has in hand.
+/// What the handle of a value has in hand; for a reader never more than the file itself.
 #[derive(Debug)]
 pub struct Draft(Mutex<State>);
 
@@ -76,6 +80,7 @@ impl Draft {
             content: Content::File,
             dirty: false,
             seen: (0, Timestamp::default()),
+            pin: None,
         }))
     }
 
@@ -106,7 +111,7 @@ impl Draft {
 }
 
 impl<D: Device> Store<D> {
-    /// Opens a value for writing.
+    /// Opens a value, to read or to write.
     pub(super) fn open_value(&self, ino: Number, flags: OpenFlags) -> Result<Opened> {
         let inode = self.fs.open(ino)?;
         let draft = if flags.truncate {
@@ -127,9 +132,9 @@ impl<D: Device> Store<D> {
         size: u32,
         buf: &mut Vec<u8>,
     ) -> Result<()> {
-        let state = draft.0.lock();
+        let mut state = draft.0.lock();
         match &state.content {
-            Content::File => self.fs.read(handle.ino, offset, size, buf),
+            Content::File => self.read_pinned(handle.ino, &mut state.pin, offset, size, buf),
             Content::Spare(spare, _) => self.fs.read(*spare, offset, size, buf),
             Content::Memory(bytes) => {
                 let from = usize::try_from(offset)
@@ -141,6 +146,37 @@ impl<D: Device> Store<D> {
                 Ok(())
             }
         }
+    }
+
+    /// Reads the file as it was when the handle began to. It begins again with a read at the start,
+    /// and when it has been told that there is no more.
+    fn read_pinned(
+        &self,
+        ino: Number,
+        pin: &mut Option<Inode>,
+        offset: u64,
+        size: u32,
+        buf: &mut Vec<u8>,
+    ) -> Result<()> {
+        if self.cask.read_only().is_some() {
+            return self.fs.read(ino, offset, size, buf);
+        }
+        let inode = match *pin {
+            Some(inode) if offset != 0 && self.pins.is_whole(inode.content) => inode,
+            _ => {
+                self.let_pin_go(pin)?;
+                *pin.insert(self.pin(ino)?)
+            }
+        };
+        data::read(&*self.cask, &inode, offset, size, buf)?;
+        if buf.is_empty() && size > 0 {
+            self.let_pin_go(pin)?;
+        }
+        Ok(())
+    }
+
+    fn let_pin_go(&self, pin: &mut Option<Inode>) -> Result<()> {
+        pin.take().map_or(Ok(()), |inode| self.unpin(inode.content))
     }
 
     /// Writes into the draft.
@@ -182,6 +218,25 @@ impl<D: Device> Store<D> {
     /// `ftruncate(2)` of a draft.
     pub(super) fn truncate_value(&self, handle: &Handle, draft: &Draft, size: u64) -> Result<()> {
         handle.for_writing()?;
+        self.truncate_draft(handle, draft, size)
+    }
+
+    /// `truncate(2)` of a value: opened, truncated and saved at once.
+    pub(super) fn truncate_and_save(&self, ino: Number, size: u64) -> Result<()> {
+        let draft = Draft::of_file();
+        let handle = Handle {
+            fh: 0,
+            ino,
+            flags: OpenFlags::default(),
+            kind: Kind::Plain,
+        };
+        let done = self
+            .truncate_draft(&handle, &draft, size)
+            .and_then(|()| self.save_value(&handle, &draft));
+        self.discard(&draft).and(done)
+    }
+
+    fn truncate_draft(&self, handle: &Handle, draft: &Draft, size: u64) -> Result<()> {
         data::end_of(size, 0)?;
         let mut state = draft.0.lock();
         if size == 0 && matches!(state.content, Content::File) {
@@ -225,19 +280,21 @@ impl<D: Device> Store<D> {
             Content::Memory(bytes) => self.save_bytes(handle.ino, bytes, state.seen, now)?,
             Content::Spare(spare, _) => {
                 let (spare, seen) = (*spare, state.seen);
-                let ((), lsn) = self.cask.transact(Class::Grow, |tx| {
+                let (left, lsn) = self.replace_content(Class::Grow, |tx| {
                     let mut inode = load(tx, handle.ino)?;
                     let mut other = load(tx, spare)?;
+                    let size = inode.size;
                     saved(&mut inode, seen, now);
                     std::mem::swap(&mut inode.content, &mut other.content);
-                    inode.size = other.size;
+                    inode.size = std::mem::replace(&mut other.size, size);
                     inode.flags = inode.flags & !FLAG_SPARSE | other.flags & FLAG_SPARSE;
                     save(tx, &inode)?;
                     // What the spare holds now is the old content, and goes with it.
                     save(tx, &other)?;
-                    namespace::reap(tx, spare)
+                    self.leave_to(tx, &other)
                 })?;
                 state.content = Content::File;
+                left.map_or(Ok(()), |spare| self.drop_spare(spare))?;
                 lsn
             }
         };
@@ -257,34 +314,44 @@ impl<D: Device> Store<D> {
         seen: (Number, Timestamp),
         now: Timestamp,
     ) -> Result<Lsn> {
-        if bytes.is_empty() {
-            let ((), lsn) = self.cask.transact(Class::Release, |tx| {
-                let mut inode = load(tx, ino)?;
-                tx.truncate(inode.content, 0);
-                saved(&mut inode, seen, now);
-                inode.size = 0;
-                inode.flags &= !FLAG_SPARSE;
-                save(tx, &inode)
-            })?;
-            return Ok(lsn);
-        }
+        let class = if bytes.is_empty() {
+            Class::Release
+        } else {
+            Class::Grow
+        };
         let staged = self.cask.stage(0, bytes)?;
-        let ((), lsn) = self.cask.transact(Class::Grow, |tx| {
+        let (left, lsn) = self.replace_content(class, |tx| {
             let mut inode = load(tx, ino)?;
-            tx.drop_content(inode.content);
+            let replaced = self.give_up(tx, &inode, now)?;
             saved(&mut inode, seen, now);
             inode.content = tx.new_number();
             inode.size = bytes.len() as u64;
             inode.flags &= !FLAG_SPARSE;
             tx.write_staged(inode.content, &staged);
-            save(tx, &inode)
+            save(tx, &inode)?;
+            Ok(replaced)
         })?;
+        left.map_or(Ok(()), |spare| self.drop_spare(spare))?;
         Ok(lsn)
+    }
+
+    /// An operation that replaces a content; answers the spare that nobody needs any more.
+    fn replace_content(
+        &self,
+        class: Class,
+        body: impl FnMut(&mut Tx<'_, D>) -> Result<Replaced>,
+    ) -> Result<(Option<Number>, Lsn)> {
+        let mut left = None;
+        let (_, lsn) = self.cask.transact_then(class, body, |replaced| {
+            left = self.tell_readers(*replaced);
+        })?;
+        Ok((left, lsn))
     }
 
     /// Drops a draft that will not be saved.
     pub(super) fn discard(&self, draft: &Draft) -> Result<()> {
         let mut state = draft.0.lock();
+        self.let_pin_go(&mut state.pin)?;
         match std::mem::replace(&mut state.content, Content::File) {
             Content::File => Ok(()),
             Content::Memory(bytes) => {
@@ -302,7 +369,8 @@ impl<D: Device> Store<D> {
         if !matches!(state.content, Content::File) {
             return Ok(());
         }
-        let inode = self.fs.inode(handle.ino)?;
+        self.let_pin_go(&mut state.pin)?;
+        let inode = self.pin(handle.ino)?;
         state.content = Content::Memory(Vec::new());
         let loaded = self
             .resize(state, inode.size, true)
@@ -314,6 +382,7 @@ impl<D: Device> Store<D> {
                 Content::Spare(spare, _) => self.copy(&inode, 0, *spare),
                 Content::File => Ok(()),
             });
+        let unpinned = self.unpin(inode.content);
         if loaded.is_err() && !state.dirty {
             // Half a copy must not be taken for what is in hand.
             if let Content::Spare(spare, _) = state.content {
@@ -321,19 +390,7 @@ impl<D: Device> Store<D> {
             }
             state.content = Content::File;
         }
-        loaded
-    }
-
-    /// Copies what a file holds from `from` on to the start of a spare.
-    pub(super) fn copy(&self, source: &Inode, from: u64, spare: Number) -> Result<()> {
-        let mut piece = Vec::new();
-        let mut at = from;
-        while at < source.size {
-            data::read(&*self.cask, source, at, 1 << 20, &mut piece)?;
-            self.fs.write(&NOBODY, spare, Some(at - from), &piece)?;
-            at += (piece.len() as u64).max(1);
-        }
-        Ok(())
+        loaded.and(unpinned)
     }
 
     /// Gives the draft this size, or with `grow_only` at least this size. What it grows by is zeros
@@ -409,25 +466,6 @@ impl<D: Device> Store<D> {
         state.seen = (inode.content, inode.mtime);
         state.dirty = true;
         Ok(())
-    }
-
-    /// Makes an inode without a name, to hold content for a while.
-    pub(super) fn make_spare(&self) -> Result<Number> {
-        let now = self.now();
-        let (spare, _) = self.cask.transact(Class::Grow, |tx| {
-            let kind = FileKind::Regular;
-            let inode = new_inode(tx, kind, 0o600, 0, 0, 0, now)?;
-            namespace::keep_orphan(tx, &inode)?;
-            Ok(inode.number)
-        })?;
-        Ok(spare)
-    }
-
-    /// Removes it, with what it holds.
-    pub(super) fn drop_spare(&self, spare: Number) -> Result<()> {
-        self.cask
-            .transact(Class::Release, |tx| namespace::reap(tx, spare))
-            .map(drop)
     }
 }
 

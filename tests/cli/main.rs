@@ -6,5 +6,6 @@
 
 mod bad_input;
 mod container;
+mod manual;
 mod mounted;
 mod support;

@@ -15,7 +15,7 @@ use super::load::{Cutter, How, Load, Written};
 
 #[test]
 fn a_returned_write_survives_kill_9() {
-    let Some(mut cask) = Cask::mounted() else {
+    let Some(mut cask) = Cask::mounted_with(&["--label=storm"]) else {
         return;
     };
     let kills = setting("CASKFS_KILLS", 30) as u32;

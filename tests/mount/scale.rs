@@ -73,7 +73,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 #[test]
 fn a_million_sessions() {
-    let Some(mut cask) = Cask::mounted_alone(&[]) else {
+    let Some(mut cask) = Cask::mounted_alone(&["--label=scale"]) else {
         return;
     };
     let count = setting("CASKFS_SCALE", 20_000);

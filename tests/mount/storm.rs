@@ -59,7 +59,9 @@ fn storm(logs: &Path, work: &Path, how: How, cuts: usize, pairs: u64) -> Outcome
 
 #[test]
 fn nothing_is_lost_in_a_rename_storm() {
-    let Some(cask) = Cask::mounted() else { return };
+    let Some(cask) = Cask::mounted_with(&["--label=storm"]) else {
+        return;
+    };
     let cuts = setting("CASKFS_STORM_CUTS", 1000) as usize;
     let outcome = storm(
         &cask.path("logs"),

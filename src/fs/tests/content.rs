@@ -185,6 +185,32 @@ fn punching_what_is_a_hole_already_costs_nothing() {
 }
 
 #[test]
+fn every_punch_leaves_what_it_should() {
+    let (_, fs) = fs_with(&FormatOptions {
+        block_size: 1024,
+        blocks: Some(4096),
+        ..Default::default()
+    });
+    let f = a_file(&fs);
+    let len: usize = 200 << 10;
+    let content: Vec<u8> = (0..len).map(|i| i as u8 | 1).collect();
+    let places = [0, 1, 1023, 1024, 5000, 65_536, 65_537, 130_000, len - 1];
+    for (i, from) in places.iter().enumerate() {
+        for to in places.get(i + 1..).unwrap_or_default() {
+            size(&fs, f, 0);
+            fs.write(&ME, f, Some(0), &content).unwrap();
+            let (at, bytes_punched) = (*from as u64, (to - from) as u64);
+            fs.allocate(&ME, f, PUNCH, at, bytes_punched).unwrap();
+            let mut want = content.clone();
+            want[*from..*to].fill(0);
+            assert!(bytes(&fs, f) == want, "{from}..{to}");
+            fs.cask().checkpoint().unwrap();
+            assert!(bytes(&fs, f) == want, "{from}..{to} after a checkpoint");
+        }
+    }
+}
+
+#[test]
 fn zeroing_a_range_may_extend_the_file() {
     let (_, fs) = new_fs();
     let f = a_file(&fs);

@@ -16,7 +16,8 @@ use super::*;
 use crate::cask::{FormatOptions, OpenOptions};
 use crate::clock::ManualClock;
 use crate::device::MemoryDevice;
-use crate::fs::SetTime;
+use crate::format::FileKind;
+use crate::fs::{OpenFlags, RenameFlags, SetAttr, SetTime};
 
 const ROOT: Number = 1;
 const ROOT_USER: Caller = Caller {

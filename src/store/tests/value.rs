@@ -245,3 +245,82 @@ fn room_for_a_draft_may_be_asked_for() {
     let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     assert_eq!(errno(allocate(punch, 2)), libc::EOPNOTSUPP);
 }
+
+#[test]
+fn a_reader_goes_on_in_the_content_it_began_with() {
+    let (w, dir) = value_of(&[b'o'; 10_000]);
+    let used = w.files_used();
+    let save = |data: &[u8]| {
+        let mut writer = w.open(dir, b"s", TRUNCATE);
+        w.put(&mut writer, data);
+        w.close(writer);
+    };
+    let one = w.open(dir, b"s", READ);
+    let two = w.open(dir, b"s", READ_WRITE);
+    assert_eq!(w.read(one, 0, 6_000), [b'o'; 6_000]);
+    assert_eq!(w.read(two, 0, 100), [b'o'; 100]);
+    save(&[b'n'; 20_000]);
+    assert_eq!(w.files_used(), used + 1, "the old content is kept");
+    save(&[b'm'; 15_000]);
+    assert_eq!(
+        w.files_used(),
+        used + 1,
+        "nobody was reading the one between"
+    );
+    assert_eq!(w.read(one, 6_000, 6_000), [b'o'; 4_000]);
+    assert_eq!(w.read(one, 10_000, 6_000), b"");
+    assert_eq!(w.read(two, 100, 100), [b'o'; 100]);
+    assert_eq!(
+        w.read(two, 0, 30_000),
+        [b'm'; 15_000],
+        "from the start it is the new"
+    );
+    assert_eq!(w.files_used(), used, "the last reader is through");
+    assert_eq!(w.read(one, 10_000, 1), b"m", "after the end it is the new");
+    save(b"");
+    assert_eq!(w.read(one, 10_001, 10), [b'm'; 10]);
+    assert_eq!(w.files_used(), used + 1);
+    w.close(one);
+    w.close(two);
+    assert_eq!(w.files_used(), used);
+    assert_eq!(w.cat(dir, b"s"), b"");
+}
+
+#[test]
+fn a_large_value_is_kept_for_its_readers_too() {
+    let (w, dir) = value_of(&vec![b'o'; 2_000_000]);
+    let used = w.files_used();
+    let reader = w.open(dir, b"s", READ);
+    assert_eq!(w.read(reader, 0, 10), [b'o'; 10]);
+    let mut writer = w.open(dir, b"s", TRUNCATE);
+    w.put(&mut writer, &vec![b'n'; 1_500_000]);
+    w.close(writer);
+    assert_eq!(w.read(reader, 1_999_990, 100), [b'o'; 10]);
+    w.truncate(reader.ino, 1).unwrap();
+    assert_eq!(w.read(reader, 5, 5), [b'o'; 5]);
+    w.close(reader);
+    assert_eq!(w.files_used(), used);
+    assert_eq!(w.cat(dir, b"s"), b"n");
+}
+
+#[test]
+fn without_an_inode_for_the_old_content_a_save_still_goes_through() {
+    let w = World::with(FormatOptions {
+        blocks: Some(4_096),
+        wal_bytes: Some(256 << 10),
+        files: Some(3),
+        secret: [4; 32],
+        ..FormatOptions::default()
+    });
+    let dir = w.dir(b"sessions", b"value");
+    let mut writer = w.open(dir, b"s", WRITE);
+    w.put(&mut writer, b"old");
+    w.store.flush(&WRITER, writer.ino, writer.fh).unwrap();
+    let reader = w.open(dir, b"s", READ);
+    assert_eq!(w.read(reader, 0, 1), b"o");
+    w.put(&mut writer, b"er");
+    w.close(writer);
+    assert_eq!(w.read(reader, 1, 10), b"lder", "what there is now");
+    w.close(reader);
+    assert_eq!(w.cat(dir, b"s"), b"older");
+}
