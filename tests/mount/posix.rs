@@ -291,7 +291,7 @@ fn data_of_every_size_and_offset() {
         .unwrap();
     for round in 0..400_u64 {
         let offset = dice.below(300_000) as usize;
-        let bytes = vec![round as u8 + 1; dice.below(20_000) as usize];
+        let bytes = vec![round as u8 | 1; dice.below(20_000) as usize];
         file.write_all_at(&bytes, offset as u64).unwrap();
         if !bytes.is_empty() {
             model.resize(model.len().max(offset + bytes.len()), 0);
@@ -687,7 +687,7 @@ fn tar_rsync_and_cp_keep_everything() {
         &dir,
         "mkdir -p src/a/b; seq 100000 >src/a/numbers; : >src/empty; ln -s a/numbers src/link; ln src/empty src/a/hard; mkfifo src/pipe
          chmod 4711 src/a/numbers; chown 12:34 src/a/b; touch -d 2005-06-05T01:02:03.123456789 src/a/numbers src/a; truncate -s 1M src/sparse
-         tar -cf t.tar src; mkdir x; tar -xpf t.tar -C x; cp -a src y",
+         tar --format=posix -cf t.tar src; mkdir x; tar -xpf t.tar -C x; cp -a src y",
     );
     if installed("rsync") {
         script(
