@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -67,9 +67,14 @@ static MACHINE: (Mutex<u32>, Condvar) = (Mutex::new(0), Condvar::new());
 const ALL: u32 = 64;
 
 /// A part of the machine, given back when dropped.
-struct Share(u32);
+pub struct Share(u32);
 
 impl Share {
+    /// The part of a test that has no cask.
+    pub fn one() -> Self {
+        Self::take(1)
+    }
+
     fn take(parts: u32) -> Self {
         let taken = MACHINE.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut taken = MACHINE
@@ -252,6 +257,37 @@ fn descriptors(pid: Pid) -> usize {
     fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).map_or(0, Iterator::count)
 }
 
+/// What the directory of a test begins with; the process of the test follows.
+const PREFIX: &str = "caskfs-test-";
+static SWEPT: Once = Once::new();
+
+/// Takes away what tests left behind that were themselves killed.
+fn sweep(base: &Path) {
+    for entry in fs::read_dir(base).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let owner = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split_once('-')?.0.parse().ok());
+        let Some(owner) = owner.and_then(Pid::from_raw) else {
+            continue;
+        };
+        if alive(owner) {
+            continue;
+        }
+        let dir = entry.path();
+        if let Some(daemon) = daemon_of(&dir.join("a.cask")) {
+            let _ = kill_process(daemon, Signal::KILL);
+        }
+        let mountpoint = dir.join("mnt");
+        while mount_type(&mountpoint).is_some() {
+            if rustix::mount::unmount(&mountpoint, UnmountFlags::DETACH).is_err() {
+                return;
+            }
+        }
+        let _ = fs::remove_dir_all(dir);
+    }
+}
+
 /// A mounted cask's daemon.
 struct Daemon {
     pid: Pid,
@@ -286,8 +322,9 @@ impl Cask {
         }
         let base =
             std::env::var_os("CASKFS_TEST_TMP").map_or_else(std::env::temp_dir, PathBuf::from);
+        SWEPT.call_once(|| sweep(&base));
         let dir = tempfile::Builder::new()
-            .prefix("caskfs-test-")
+            .prefix(&format!("{PREFIX}{}-", std::process::id()))
             .tempdir_in(base)
             .unwrap();
         let top = dir.path().canonicalize().unwrap();

@@ -291,7 +291,7 @@ fn data_of_every_size_and_offset() {
         .unwrap();
     for round in 0..400_u64 {
         let offset = dice.below(300_000) as usize;
-        let bytes = vec![round as u8 + 1; dice.below(20_000) as usize];
+        let bytes = vec![round as u8 | 1; dice.below(20_000) as usize];
         file.write_all_at(&bytes, offset as u64).unwrap();
         if !bytes.is_empty() {
             model.resize(model.len().max(offset + bytes.len()), 0);

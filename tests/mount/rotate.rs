@@ -8,7 +8,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::guard::{self, Cask, installed, setting, sh, until};
+use super::guard::{self, Cask, Share, installed, setting, sh, until};
 use super::ledger::Ledger;
 use super::load::{Written, read_compressed};
 use super::writer::{self, Style};
@@ -258,6 +258,7 @@ fn the_loss_of_an_ordinary_filesystem_is_seen() {
     if !installed("logrotate") || guard::plain() {
         return;
     }
+    let _share = Share::one();
     let dir = tempfile::tempdir().unwrap();
     let logs = dir.path().join("logs");
     fs::create_dir(&logs).unwrap();

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use super::guard::{Cask, setting};
+use super::guard::{Cask, Share, setting};
 use super::ledger::{Ledger, Report};
 use super::load::{Cutter, How, Load};
 
@@ -85,6 +85,7 @@ fn nothing_is_lost_in_a_rename_storm() {
 /// The checker itself: on an ordinary filesystem the same storm must be seen to lose.
 #[test]
 fn the_storm_sees_the_loss_of_an_ordinary_filesystem() {
+    let _share = Share::one();
     let dir = tempfile::tempdir().unwrap();
     for (how, name) in [(How::CopyTruncate, "copytruncate"), (How::Rename, "rename")] {
         let logs = dir.path().join(name);

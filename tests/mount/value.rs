@@ -1,18 +1,21 @@
 //! Values (sessions) and the settings walk: is a value ever seen half, and which setting wins?
+//!
+//! Each close of a descriptor is a save, also that of a duplicate which a child inherited. Tests that
+//! would notice therefore run alone: no other test starts a process meanwhile.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use rustix::fs::{FlockOperation, XattrFlags, flock, getxattr, listxattr, removexattr, setxattr};
 use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
 
-use super::guard::{Cask, caskfs, until};
+use super::guard::{Cask, caskfs};
 
 #[track_caller]
 fn text(path: &Path) -> String {
@@ -21,7 +24,9 @@ fn text(path: &Path) -> String {
 
 #[test]
 fn readers_see_the_old_value_until_the_writer_closes() {
-    let Some(cask) = Cask::mounted() else { return };
+    let Some(cask) = Cask::mounted_alone(&[]) else {
+        return;
+    };
     let path = cask.path("sessions/abacab");
     fs::write(&path, "old value").unwrap();
     let mut early = File::open(&path).unwrap();
@@ -57,7 +62,9 @@ fn readers_see_the_old_value_until_the_writer_closes() {
 
 #[test]
 fn no_reader_ever_sees_half_a_value() {
-    let Some(cask) = Cask::mounted() else { return };
+    let Some(cask) = Cask::mounted_alone(&[]) else {
+        return;
+    };
     let path = cask.path("sessions/busy");
     let value = |round: usize| vec![b'a' + (round % 26) as u8; 100 + round * 37 % 9000];
     fs::write(&path, value(0)).unwrap();
@@ -98,26 +105,40 @@ fn no_reader_ever_sees_half_a_value() {
     assert_eq!(fs::read(&path).unwrap(), value(1999));
 }
 
-/// Runs a shell that has a value open and half written; `then` says how it ends.
-fn half_written(path: &Path, then: &str) -> std::process::Child {
-    let script = format!(
-        "exec 9>'{}'; printf half >&9; echo ready; {then}",
-        path.display()
-    );
-    let mut shell = Command::new("sh")
-        .args(["-c", &script])
+/// A process that has a value open and half written, and ends as `then` says: `exit` or `wait`.
+/// No shell: a shell closes duplicates of its redirections, and each close is a save.
+fn half_written(path: &Path, then: &str) -> Child {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "value::process",
+            "--nocapture",
+            "--test-threads=1",
+        ])
+        .env("CASKFS_HALF", format!("{then} {}", path.display()))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut ready = [0; 6];
-    shell
-        .stdout
-        .as_mut()
-        .unwrap()
-        .read_exact(&mut ready)
-        .unwrap();
-    shell
+    let mut said = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap().ends_with("half written")));
+    child
+}
+
+/// Not a proof: what that process runs. Does nothing in an ordinary test run.
+#[test]
+fn process() {
+    let Ok(job) = std::env::var("CASKFS_HALF") else {
+        return;
+    };
+    let (then, path) = job.split_once(' ').unwrap();
+    let mut file = File::create(path).unwrap();
+    file.write_all(b"half").unwrap();
+    println!("half written");
+    if then == "wait" {
+        let _ = std::io::stdin().read(&mut [0]);
+    }
+    std::process::exit(0);
 }
 
 #[test]
@@ -125,11 +146,13 @@ fn a_killed_writer_leaves_the_old_value() {
     let Some(cask) = Cask::mounted() else { return };
     let path = cask.path("sessions/killed");
     fs::write(&path, "old").unwrap();
-    let mut shell = half_written(&path, "read forever");
-    assert_eq!(text(&path), "old");
-    shell.kill().unwrap();
-    shell.wait().unwrap();
-    assert_eq!(text(&path), "old");
+    for signal in [Signal::KILL, Signal::TERM, Signal::ABORT] {
+        let mut writer = half_written(&path, "wait");
+        assert_eq!(text(&path), "old");
+        kill_process(Pid::from_child(&writer), signal).unwrap();
+        writer.wait().unwrap();
+        assert_eq!(text(&path), "old", "after {signal:?}");
+    }
     // The next save is an ordinary one.
     fs::write(&path, "new").unwrap();
     assert_eq!(text(&path), "new");
@@ -140,11 +163,24 @@ fn a_writer_that_exits_with_the_file_open_has_saved() {
     let Some(cask) = Cask::mounted() else { return };
     let path = cask.path("sessions/exited");
     fs::write(&path, "old").unwrap();
-    let mut shell = half_written(&path, "exit 0");
-    shell.wait().unwrap();
-    until("the save", Duration::from_secs(10), || {
-        text(&path) == "half"
-    });
+    half_written(&path, "exit").wait().unwrap();
+    assert_eq!(text(&path), "half");
+}
+
+/// An exec closes inherited files while nobody may look at the process, the daemon included: one
+/// that asks `/proc/PID/stat` at that moment waits for itself.
+#[test]
+fn programs_start_while_a_value_is_being_saved() {
+    let Some(cask) = Cask::mounted() else { return };
+    let path = cask.path("sessions/busy");
+    for round in 0..50 {
+        let mut writer = File::create(&path).unwrap();
+        writer.write_all(b"one, ").unwrap();
+        assert!(Command::new("true").status().unwrap().success());
+        writer.write_all(b"two").unwrap();
+        drop(writer);
+        assert_eq!(text(&path), "one, two", "round {round}");
+    }
 }
 
 #[test]
