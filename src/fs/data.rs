@@ -254,12 +254,16 @@ fn clear<D: Device>(
                 // The file has another size by now.
                 return Ok(Some(start));
             }
+            if start >= inode.size {
+                // As ext4: beyond the end there is nothing to do, not even to the time.
+                return Ok(None);
+            }
             let mut at = start;
             let mut left = zeros.len() as u64;
-            if cuts && start < inode.size {
+            if cuts {
                 tx.truncate(inode.content, start);
                 inode.flags |= FLAG_SPARSE;
-            } else if !cuts {
+            } else {
                 while left > 0
                     && let Some(data) = tx
                         .next_data(inode.content, at)?
