@@ -28,7 +28,7 @@ fn a_returned_write_survives_kill_9() {
     let mut slowest = Duration::ZERO;
     let start = Instant::now();
     for epoch in 1..=kills {
-        let load = Load::start(&logs, &work, epoch);
+        let load = Load::start(&logs, &work, epoch, 0);
         let killed = AtomicBool::new(false);
         let patience = Duration::from_millis(dice.below(400));
         let outcome = thread::scope(|scope| {

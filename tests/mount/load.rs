@@ -35,8 +35,8 @@ pub struct Load {
 impl Load {
     /// Starts the writers on logs in `logs`; they note in a directory below `work`. Each epoch is
     /// another life of the same writers. A writer in halves that is killed leaves half a line, so
-    /// these have new names in each epoch.
-    pub fn start(logs: &Path, work: &Path, epoch: u32) -> Self {
+    /// these have new names in each epoch. Each writes until it is stopped, or `lines` lines unless 0.
+    pub fn start(logs: &Path, work: &Path, epoch: u32, lines: u64) -> Self {
         let notes = work.join(format!("notes.{epoch}"));
         fs::create_dir_all(&notes).unwrap();
         let mut names = vec!["all.log".to_owned()];
@@ -53,7 +53,7 @@ impl Load {
                 &logs.join(&name),
                 (id, epoch),
                 style,
-                0,
+                lines,
                 &notes,
             ));
             if !names.contains(&name) {
@@ -205,19 +205,19 @@ impl Cutter {
                 let name = &names[pick as usize];
                 let twice = self.dice.below(4) == 0;
                 let start = Instant::now();
-                let mut made = 0;
+                // Handed over after the second cut: that may have to wait for the archivers.
+                let mut made = Vec::new();
                 while outcome.is_ok()
-                    && made <= u64::from(twice)
+                    && made.len() <= usize::from(twice)
                     && start.elapsed() < Duration::from_millis(2)
                 {
                     match self.cut(name) {
-                        Ok(Some(job)) => {
-                            made += 1;
-                            let _ = to_archive.send(job);
-                        }
-                        Ok(None) => {}
+                        Ok(job) => made.extend(job),
                         Err(error) => outcome = Err(error),
                     }
+                }
+                for job in made {
+                    let _ = to_archive.send(job);
                 }
                 if outcome.is_err() {
                     break;
@@ -270,8 +270,12 @@ impl Cutter {
             archived: false,
         });
         let size = match self.how {
-            How::Rename => fs::rename(&live, &job.segment)
-                .and_then(|()| Ok(fs::metadata(&job.segment)?.size())),
+            // By a thread of its own, as each mv is: for five seconds it does not see the name again.
+            How::Rename => thread::scope(|scope| {
+                let cut = scope.spawn(|| fs::rename(&live, &job.segment));
+                cut.join().unwrap()
+            })
+            .and_then(|()| Ok(fs::metadata(&job.segment)?.size())),
             How::CopyTruncate => copy_truncate(&live, &job.segment),
         };
         match size {
@@ -401,7 +405,10 @@ impl Job {
             let ran = ran.map_err(named)?;
             let words = String::from_utf8_lossy(&ran.stderr).into_owned();
             if ran.status.success() && words.is_empty() {
-                Ok(())
+                Ok(None)
+            } else if matches!(ran.status.code(), Some(0 | 2)) {
+                // A warning: it has compressed what it saw of a segment that still changes.
+                Ok(Some(format!("gzip: {words}")))
             } else {
                 Err(format!("gzip: {} {words}", ran.status))
             }
@@ -410,18 +417,19 @@ impl Job {
         if self.outside.is_none() {
             if self.segment.exists() {
                 let _ = fs::remove_file(&kept);
-                gzip(&["-1"], Stdio::null())?;
+                return gzip(&["-1"], Stdio::null())?.map_or(Ok(()), Err);
             }
             return Ok(());
         }
+        let mut warning = None;
         if !kept.exists() {
             let draft = kept.with_extension("draft");
-            gzip(&["-1", "-c"], File::create(&draft).map_err(named)?.into())?;
+            warning = gzip(&["-1", "-c"], File::create(&draft).map_err(named)?.into())?;
             fs::rename(&draft, &kept).map_err(named)?;
         }
         match fs::remove_file(&self.segment) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(named(error)),
-            _ => Ok(()),
+            _ => warning.map_or(Ok(()), Err),
         }
     }
 }

@@ -22,11 +22,12 @@ struct Outcome {
     troubles: Vec<String>,
 }
 
-/// A storm of at least `cuts` cuts in `logs`, with at least `pairs` of them within a millisecond.
-fn storm(logs: &Path, work: &Path, how: How, cuts: usize, pairs: u64) -> Outcome {
+/// A storm of at least `cuts` cuts in `logs`, with at least `pairs` of them within a millisecond, by
+/// writers of `lines` lines each, or without end when 0.
+fn storm(logs: &Path, work: &Path, how: How, (cuts, pairs): (usize, u64), lines: u64) -> Outcome {
     let seed = setting("CASKFS_SEED", 1);
     let start = Instant::now();
-    let load = Load::start(logs, work, 0);
+    let load = Load::start(logs, work, 0, lines);
     let mut cutter = Cutter::new(logs, &work.join("archive"), how, seed);
     let names = load.names().to_vec();
     cutter
@@ -67,8 +68,8 @@ fn nothing_is_lost_in_a_rename_storm() {
         &cask.path("logs"),
         &cask.outside("work"),
         How::Rename,
-        cuts,
-        10,
+        (cuts, 10),
+        0,
     );
     assert_eq!(
         outcome.troubles,
@@ -90,8 +91,10 @@ fn the_storm_sees_the_loss_of_an_ordinary_filesystem() {
     for (how, name) in [(How::CopyTruncate, "copytruncate"), (How::Rename, "rename")] {
         let logs = dir.path().join(name);
         fs::create_dir(&logs).unwrap();
-        // A renamed log never comes back there, so there are 13 cuts by rename at most.
-        let outcome = storm(&logs, &dir.path().join(format!("{name}.work")), how, 10, 0);
+        // A renamed log never comes back there, so there are 13 cuts by rename at most; and its
+        // writers go on in it, so they must have an end for gzip to come to one.
+        let work = dir.path().join(format!("{name}.work"));
+        let outcome = storm(&logs, &work, how, (10, 0), 50_000);
         assert!(
             outcome.report.lost > 0,
             "{name} loses lines: {}",
