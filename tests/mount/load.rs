@@ -415,7 +415,7 @@ impl Job {
         };
         let kept = self.kept();
         if self.outside.is_none() {
-            if self.segment.exists() {
+            if self.segment.try_exists().map_err(named)? {
                 let _ = fs::remove_file(&kept);
                 return gzip(&["-1"], Stdio::null())?.map_or(Ok(()), Err);
             }
