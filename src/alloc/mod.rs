@@ -8,6 +8,7 @@
 //! [releases](Allocator::release) it, that is, once the checkpoint is durable and no reader of an
 //! older one is left.
 
+mod backing;
 mod bitmap;
 
 pub use bitmap::Bitmap;
@@ -42,6 +43,8 @@ struct Group {
     limit: u64,
     /// Blocks that can be handed out.
     free: u64,
+    /// Chunks for which the host holds no room.
+    absent: Bitmap,
     /// The slot that counts.
     slot: u32,
     /// CRC-32C of that slot's bytes; `None` before the group was ever written.
@@ -60,6 +63,7 @@ impl Group {
             busy,
             limit,
             free: limit - SLOT_BLOCKS,
+            absent: Bitmap::new(geometry.group_chunks().next_multiple_of(64)),
             slot: 1,
             crc: None,
         }
@@ -71,7 +75,12 @@ struct Inner {
     blocks: u64,
     groups: Vec<Group>,
     free: u64,
+    /// Blocks of absent chunks.
+    absent: u64,
+    /// Where the last data went.
     cursor: u64,
+    /// No free block lies before this one, as far as is known.
+    low: u64,
 }
 
 /// The free blocks of a container.
@@ -105,7 +114,9 @@ impl Allocator {
                 blocks: 0,
                 groups: Vec::new(),
                 free: 0,
+                absent: 0,
                 cursor: 0,
+                low: 0,
             }),
         };
         allocator.grow(blocks);
@@ -222,24 +233,38 @@ impl Allocator {
         }
     }
 
-    /// Hands out up to `max` neighbouring blocks, at least one; `None` when none is free.
+    /// Hands out up to `max` neighbouring blocks, at least one, after those handed out last; `None`
+    /// when none is free.
     pub fn allocate(&self, max: u64) -> Option<Run> {
         let mut inner = self.inner.lock();
+        let from = inner.cursor;
+        let run = self.take(&mut inner, from, max)?;
+        inner.cursor = run.start + run.len;
+        Some(run)
+    }
+
+    /// Like [`Allocator::allocate`], as near to the start of the container as possible: what is
+    /// rewritten often stays together there, and the rest of the container in one piece.
+    pub fn allocate_low(&self, max: u64) -> Option<Run> {
+        let mut inner = self.inner.lock();
+        let from = inner.low;
+        let run = self.take(&mut inner, from, max)?;
+        inner.low = run.start + run.len;
+        Some(run)
+    }
+
+    fn take(&self, inner: &mut Inner, wanted: u64, max: u64) -> Option<Run> {
         if inner.free == 0 || max == 0 {
             return None;
         }
         let count = inner.groups.len() as u64;
-        let first = self
-            .geometry
-            .group_of(inner.cursor)
-            .unwrap_or(0)
-            .min(count - 1);
-        // The cursor's group is looked at twice: from the cursor on, and at last from its start.
+        let first = self.geometry.group_of(wanted).unwrap_or(0).min(count - 1);
+        // The first group is looked at twice: from the wanted block on, and at last from its start.
         for step in 0..=count {
             let index = (first + step) % count;
             let start = self.geometry.group_start(index);
             let from = if step == 0 {
-                inner.cursor.saturating_sub(start)
+                wanted.saturating_sub(start)
             } else {
                 0
             };
@@ -262,7 +287,6 @@ impl Allocator {
             }
             group.free -= len;
             inner.free -= len;
-            inner.cursor = start + at + len;
             return Some(Run {
                 start: start + at,
                 len,
@@ -287,6 +311,7 @@ impl Allocator {
         for block in run.start..end {
             let index = self.geometry.group_of(block).ok_or_else(lie)?;
             let at = block - self.geometry.group_start(index);
+            self.restore_at(&mut inner, index, at);
             let group = inner.groups.get_mut(index as usize).ok_or_else(lie)?;
             if at >= group.limit || group.committed.get(at) || !group.busy.set(at, true) {
                 return Err(lie());
@@ -313,6 +338,7 @@ impl Allocator {
                 if group.busy.set(at, false) && !group.committed.get(at) {
                     group.free += 1;
                     inner.free += 1;
+                    inner.low = inner.low.min(block);
                 }
             }
         }
@@ -367,10 +393,10 @@ impl Allocator {
                     let sum = crc(&committed.encode());
                     let free = group.limit - committed.count(group.limit);
                     let slot = group.slot ^ 1;
-                    let busy = Bitmap::new(0);
                     Some(Group {
                         committed,
-                        busy,
+                        busy: Bitmap::new(0),
+                        absent: Bitmap::new(0),
                         limit: group.limit,
                         free,
                         slot,

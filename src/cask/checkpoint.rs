@@ -526,7 +526,7 @@ fn out_of_space() -> Error {
 impl<D: Device> PageStore for Build<'_, D> {
     fn allocate(&mut self) -> Result<u64> {
         if self.ahead.len == 0 {
-            self.ahead = self.cask.alloc.allocate(16).ok_or_else(out_of_space)?;
+            self.ahead = self.cask.alloc.allocate_low(16).ok_or_else(out_of_space)?;
         }
         let block = self.ahead.start;
         self.ahead = Run {

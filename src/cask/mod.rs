@@ -6,6 +6,7 @@
 
 mod audit;
 mod checkpoint;
+mod growth;
 mod overlay;
 mod recovery;
 mod space;
@@ -209,16 +210,22 @@ impl<D: Device> Cask<D> {
         let age = now
             .secs
             .saturating_sub(self.last_checkpoint.load(Ordering::Relaxed));
-        let full = self.wal.live() >= LOG_DUE.min(self.geometry.wal_len / 2)
-            || self.state.read().active.memory() >= 2 * LOG_DUE;
+        let full =
+            self.wal.live() >= self.log_due() || self.state.read().active.memory() >= 2 * LOG_DUE;
         if idle {
             self.last_checkpoint.store(now.secs, Ordering::Relaxed);
             self.release_lingering();
         } else if full || !(0..AGE_DUE).contains(&age) {
             self.last_checkpoint.store(now.secs, Ordering::Relaxed);
             self.checkpoint()?;
+            self.give_back(true);
         }
         Ok(())
+    }
+
+    /// Bytes of log for which a checkpoint is due.
+    fn log_due(&self) -> u64 {
+        LOG_DUE.min(self.geometry.wal_len / 2)
     }
 
     /// Stops the cask: every later change and sync fails with `EIO`.
@@ -255,7 +262,9 @@ impl<D: Device> Cask<D> {
         if self.read_only.is_some() {
             return Ok(());
         }
-        self.checkpoint()
+        self.checkpoint()?;
+        self.give_back(false);
+        Ok(())
     }
 
     /// Makes what was given up free, so that [`Cask::stats`] counts it.
@@ -278,7 +287,9 @@ impl<D: Device> Cask<D> {
         let state = self.state.read();
         let blocks = self.alloc.blocks();
         let groups = self.geometry.groups(blocks);
-        let room = blocks.saturating_sub(self.geometry.first_block() + 2 * groups);
+        // What the host was given back it counts itself.
+        let absent = self.alloc.absent_blocks();
+        let room = blocks.saturating_sub(self.geometry.first_block() + 2 * groups + absent);
         let growth = match self.fixed {
             true => 0,
             false => {

@@ -152,8 +152,11 @@ impl Content {
 #[derive(Debug)]
 pub struct Overlay {
     geometry: Geometry,
-    /// Numbers from this one on were given out in this layer: nothing below knows them.
+    /// Numbers from this one on were given out in this layer: nothing below knows them, and all
+    /// their keys come after all keys below.
     born: Number,
+    /// The last place of the tree, where all that is born here goes, is counted in the cost.
+    edge: bool,
     /// Items; `None` when gone.
     pub items: BTreeMap<Key, Option<Value>>,
     /// Contents with changes.
@@ -172,6 +175,7 @@ impl Overlay {
         Self {
             geometry,
             born,
+            edge: false,
             items: BTreeMap::new(),
             contents: BTreeMap::new(),
             dropped: Vec::new(),
@@ -187,7 +191,8 @@ impl Overlay {
 
     /// About how many bytes of memory the layer takes.
     pub fn memory(&self) -> u64 {
-        self.cost.bytes + self.cost.blocks * self.geometry.block() + self.cost.keys * 64
+        let entries = (self.items.len() + 2 * self.contents.len()) as u64;
+        self.cost.bytes + self.cost.blocks * self.geometry.block() + entries * 64
     }
 
     /// Applies one change. Counters, growth and label are the caller's.
@@ -222,15 +227,30 @@ impl Overlay {
         Ok(())
     }
 
+    /// How many places of the tree `keys` items of `number` touch at most, beside its last one.
+    fn places(&self, number: Number, keys: u64) -> u64 {
+        if number < self.born { keys } else { 0 }
+    }
+
+    /// Counts the last place of the tree when the first number is used that was born here.
+    fn touch(&mut self, number: Number) {
+        if number >= self.born && !self.edge {
+            self.edge = true;
+            self.cost.keys += 1;
+        }
+    }
+
     fn put(&mut self, key: Key, value: Option<Value>) {
+        self.touch(key.number);
+        let keys = self.places(key.number, 1);
         let cost = |value: &Option<Value>| Cost {
-            keys: 1,
+            keys,
             bytes: value
                 .as_ref()
                 .map_or(0, |v| (v.len() + CELL_OVERHEAD) as u64),
             blocks: 0,
         };
-        self.releases |= value.is_none();
+        self.releases |= value.is_none() && key.number < self.born;
         self.cost = self.cost.plus(cost(&value));
         if let Some(old) = self.items.insert(key, value) {
             self.cost = self.cost.minus(cost(&old));
@@ -238,11 +258,13 @@ impl Overlay {
     }
 
     fn content(&mut self, number: Number) -> &mut Content {
+        self.touch(number);
         let floor = (number >= self.born).then_some(0);
+        let keys = self.places(number, 2);
         let cost = &mut self.cost;
         self.contents.entry(number).or_insert_with(|| {
             *cost = cost.plus(Cost {
-                keys: 2,
+                keys,
                 bytes: 0,
                 blocks: 0,
             });
@@ -253,20 +275,22 @@ impl Overlay {
         })
     }
 
-    fn chunk_cost(geometry: &Geometry, content: &Content, block: u64) -> Cost {
+    /// What the chunk at `block` costs; `old` when the content may stand in the layers below.
+    fn chunk_cost(geometry: &Geometry, content: &Content, block: u64, old: bool) -> Cost {
+        let places = |keys| if old { keys } else { 0 };
         let Some(chunk) = content.chunks.get(&block) else {
             return Cost::default();
         };
         let alone = content.hides(block) && content.extent_at(block).is_none();
         if alone && chunk.end() <= geometry.inline_max() {
             Cost {
-                keys: 1,
+                keys: places(1),
                 bytes: (chunk.end() + CONTENT_OVERHEAD) as u64,
                 blocks: 0,
             }
         } else {
             Cost {
-                keys: 3,
+                keys: places(3),
                 bytes: 3 * CONTENT_OVERHEAD as u64 + 4,
                 blocks: 1,
             }
@@ -276,10 +300,11 @@ impl Overlay {
     /// Changes the chunk at `block` and keeps the account.
     fn patch(&mut self, number: Number, block: u64, at: usize, bytes: &[u8]) {
         let geometry = self.geometry;
+        let old = number < self.born;
         let content = self.content(number);
-        let before = Self::chunk_cost(&geometry, content, block);
+        let before = Self::chunk_cost(&geometry, content, block, old);
         content.chunks.entry(block).or_default().write(at, bytes);
-        let after = Self::chunk_cost(&geometry, content, block);
+        let after = Self::chunk_cost(&geometry, content, block, old);
         self.cost = self.cost.minus(before).plus(after);
     }
 
@@ -312,16 +337,16 @@ impl Overlay {
             Error::corrupt("a log record that places blocks past the largest file", 0)
         })?;
         self.clear(number, block..end);
-        self.releases = true;
-        self.cost = self.cost.plus(self.extent_cost(extent.len()));
+        self.releases |= number < self.born;
+        self.cost = self.cost.plus(self.extent_cost(number, extent.len()));
         self.content(number).extents.insert(block, extent);
         Ok(())
     }
 
-    fn extent_cost(&self, blocks: u64) -> Cost {
+    fn extent_cost(&self, number: Number, blocks: u64) -> Cost {
         let items = blocks.div_ceil(self.geometry.extent_max()) + 2;
         Cost {
-            keys: items,
+            keys: self.places(number, items),
             bytes: 4 * blocks + items * CONTENT_OVERHEAD as u64,
             blocks: 0,
         }
@@ -330,6 +355,7 @@ impl Overlay {
     /// Forgets what this layer holds in a range of blocks.
     fn clear(&mut self, number: Number, range: Range<u64>) {
         let geometry = self.geometry;
+        let old = number < self.born;
         let content = self.content(number);
         let blocks: Vec<u64> = content
             .chunks
@@ -338,7 +364,7 @@ impl Overlay {
             .collect();
         let mut given = Cost::default();
         for block in blocks {
-            given = given.plus(Self::chunk_cost(&geometry, content, block));
+            given = given.plus(Self::chunk_cost(&geometry, content, block, old));
             content.chunks.remove(&block);
         }
         let from = content
@@ -371,6 +397,7 @@ impl Overlay {
             }
         }
         // The heads and tails are already paid for by the extent they were part of.
+        self.releases |= !dropped.is_empty();
         self.dropped.extend(dropped);
         self.cost = self.cost.minus(given);
     }
@@ -384,7 +411,7 @@ impl Overlay {
         }
         let floor = len.div_ceil(self.geometry.block());
         self.clear(number, floor..u64::MAX);
-        self.releases = true;
+        self.releases |= number < self.born;
         let content = self.content(number);
         content.floor = Some(content.floor.map_or(floor, |old| old.min(floor)));
         // The rest of the last block reads as zeros when the file grows again.

@@ -402,6 +402,9 @@ impl<D: Device> Unrecovered<D> {
             &superblock.alloc_digest,
             &keys,
         )?;
+        if superblock.flags.get() & FLAG_FIXED == 0 && !read_only {
+            alloc.assume_absent();
+        }
         let mark = Mark {
             position: superblock.wal_position.get(),
             next: superblock.wal_lsn.get(),
@@ -465,8 +468,13 @@ impl<D: Device> Unrecovered<D> {
             last_commit: AtomicI64::new(0),
             last_checkpoint: AtomicI64::new(0),
         };
-        if replayed && cask.read_only.is_none() && !removed(Control::CheckpointAfterRecovery) {
-            cask.checkpoint()?;
+        if cask.read_only.is_none() {
+            // What was set aside had room when it was logged; ask for it by name.
+            let (free, wanted) = (cask.alloc.free(), cask.set_aside(&cask.state.read()));
+            cask.take_back(wanted.saturating_sub(free))?;
+            if replayed && !removed(Control::CheckpointAfterRecovery) {
+                cask.checkpoint()?;
+            }
         }
         Ok(cask)
     }

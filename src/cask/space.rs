@@ -8,7 +8,6 @@ use super::overlay::Cost;
 use super::{Cask, Class, State};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::format::wal::Change;
 
 /// The active overlay takes at most about this much memory before writers wait for a checkpoint.
 const MEMORY_MAX: u64 = 64 << 20;
@@ -18,8 +17,6 @@ const RELEASE: Cost = Cost {
     bytes: 1024,
     blocks: 2,
 };
-/// A growing container grows by a quarter of its size, but by no more bytes than this at a time.
-const GROWTH_MAX: u64 = 1 << 30;
 
 /// What keeps an operation from being admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +54,12 @@ impl<D: Device> Cask<D> {
 
     /// Blocks that data can still be written to.
     pub(super) fn spare(&self, state: &State) -> u64 {
-        let kept = self.pledged(state, Cost::default()) + self.reserve(state);
-        self.alloc.free().saturating_sub(kept)
+        self.alloc.free().saturating_sub(self.set_aside(state))
+    }
+
+    /// Blocks set aside, the reserve included.
+    pub(super) fn set_aside(&self, state: &State) -> u64 {
+        self.pledged(state, Cost::default()) + self.reserve(state)
     }
 
     /// Whether an operation may be logged now.
@@ -99,12 +100,15 @@ impl<D: Device> Cask<D> {
         let Short::Blocks(blocks) = short else {
             return self.checkpoint();
         };
-        let pending = {
+        let (pending, releases) = {
             let state = self.state.read();
-            !state.active.is_empty() || state.frozen.is_some()
+            let pending = !state.active.is_empty() || state.frozen.is_some();
+            (pending, state.active.releases)
         };
-        let releasing = pending && self.state.read().active.releases;
-        if !releasing && self.grow(blocks)? {
+        // A checkpoint that gives blocks back keeps a container small; but one for every few
+        // operations would cost more than the blocks are worth.
+        let worth = releases && self.wal.live() >= self.log_due() / 4;
+        if !worth && self.grow(blocks)? {
             return Ok(());
         }
         if pending && attempt < 4 {
@@ -114,53 +118,5 @@ impl<D: Device> Cask<D> {
             return Ok(());
         }
         Err(Error::NoSpace)
-    }
-
-    /// Extends a growing container by at least `blocks`; false when it cannot.
-    fn grow(&self, blocks: u64) -> Result<bool> {
-        if self.fixed {
-            return Ok(false);
-        }
-        let _growth = self.growth.lock();
-        let size = self.geometry.block();
-        let old = self.alloc.blocks();
-        let step = (old / 4).min(GROWTH_MAX / size);
-        let available = self
-            .device
-            .growth_available()
-            .map_err(Error::io("asking the host for space"))?;
-        let Some(new) = [step.max(blocks + 64), blocks + 2]
-            .iter()
-            .map(|more| (old + more).min(self.geometry.max_blocks()))
-            .find(|new| available.is_none_or(|bytes| (new - old).saturating_mul(size) <= bytes))
-        else {
-            return Ok(false);
-        };
-        if new < old + blocks {
-            return Ok(false);
-        }
-        match self.device.allocate(old * size, (new - old) * size) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(false),
-            Err(source) => {
-                return Err(Error::Io {
-                    what: "extending the container".to_owned(),
-                    source,
-                });
-            }
-        }
-        // The new length is durable before any record relies on it (I9).
-        if let Err(source) = self.device.sync() {
-            self.fail(&format!(
-                "syncing the container after extending it: {source}"
-            ));
-            return self.alive().map(|()| false);
-        }
-        let _ops = self.ops.lock();
-        let mut record = Vec::new();
-        Change::Grow(new).encode(&mut record);
-        self.alloc.grow(new);
-        self.wal.append(&record, false);
-        Ok(true)
     }
 }

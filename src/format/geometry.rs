@@ -86,6 +86,21 @@ impl Geometry {
         self.block() * 8
     }
 
+    /// Blocks in a chunk, in which a container that grows gets and gives room: a MiB; in the tiny
+    /// geometries of tests, 8.
+    pub fn chunk_blocks(&self) -> u64 {
+        if self.spacing < crate::format::superblock::SPACING {
+            8
+        } else {
+            ((1 << 20) / self.block()).max(1)
+        }
+    }
+
+    /// Chunks in a whole group.
+    pub fn group_chunks(&self) -> u64 {
+        self.group_blocks() / self.chunk_blocks()
+    }
+
     /// Groups in a container of `blocks` blocks. A last group too small for its two bitmap slots
     /// and one block of use is left out.
     pub fn groups(&self, blocks: u64) -> u64 {
