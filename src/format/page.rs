@@ -51,7 +51,7 @@ impl PagePtr {
 #[derive(Debug)]
 pub struct Page {
     bytes: Box<[u8]>,
-    keys: Box<[Key]>,
+    len: usize,
 }
 
 impl Page {
@@ -70,7 +70,6 @@ impl Page {
         let count = cells.len();
         let mut bytes = Vec::with_capacity(block_len);
         bytes.resize(PAGE_HEADER_LEN + 2 * count, 0);
-        let mut keys = Vec::with_capacity(count);
         for (index, (key, value)) in cells.enumerate() {
             let at = u16::try_from(bytes.len()).map_err(|_| overfull())?;
             let slot = PAGE_HEADER_LEN + 2 * index;
@@ -85,7 +84,6 @@ impl Page {
                     .to_le_bytes(),
             );
             bytes.extend_from_slice(value);
-            keys.push(key);
         }
         let end = u32::try_from(bytes.len()).map_err(|_| overfull())?;
         if bytes.len() > block_len {
@@ -106,7 +104,7 @@ impl Page {
             .copy_from_slice(&head);
         Ok(Self {
             bytes: bytes.into(),
-            keys: keys.into(),
+            len: count,
         })
     }
 
@@ -134,23 +132,30 @@ impl Page {
         if PAGE_HEADER_LEN + count * CELL_OVERHEAD > bytes.len() {
             return Err(bad("more cells than fit"));
         }
-        let mut page = Self {
-            bytes,
-            keys: Box::default(),
-        };
-        let mut keys: Vec<Key> = Vec::with_capacity(count);
+        let page = Self { bytes, len: count };
+        let mut last = None;
         for index in 0..count {
             let (key, value) = page.read_cell(index).ok_or_else(|| bad("a cell outside"))?;
-            if keys.last().is_some_and(|last| *last >= key) {
+            if last.is_some_and(|last| last >= key) {
                 return Err(bad("keys out of order"));
             }
             if level > 0 && PagePtr::decode(value).is_none() {
                 return Err(bad("a child reference of the wrong length"));
             }
-            keys.push(key);
+            last = Some(key);
         }
-        page.keys = keys.into();
         Ok(page)
+    }
+
+    /// The key of the cell at `index`.
+    pub fn key(&self, index: usize) -> Option<Key> {
+        if index >= self.len {
+            return None;
+        }
+        let slot = PAGE_HEADER_LEN + 2 * index;
+        let at: [u8; 2] = self.bytes.get(slot..slot + 2)?.try_into().ok()?;
+        let at = usize::from(u16::from_le_bytes(at));
+        Key::decode(self.bytes.get(at..at + Key::LEN)?).ok()
     }
 
     fn read_cell(&self, index: usize) -> Option<(Key, &[u8])> {
@@ -172,31 +177,22 @@ impl Page {
 
     /// Number of cells.
     pub fn len(&self) -> usize {
-        self.keys.len()
+        self.len
     }
 
     /// Whether there is no cell.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.len == 0
     }
 
     /// The keys in order.
-    pub fn keys(&self) -> &[Key] {
-        &self.keys
+    pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+        (0..self.len).filter_map(|index| self.key(index))
     }
 
     /// The cell at `index`.
     pub fn cell(&self, index: usize) -> Option<(Key, &[u8])> {
-        let key = *self.keys.get(index)?;
-        let slot = PAGE_HEADER_LEN + 2 * index;
-        let at: [u8; 2] = self.bytes.get(slot..slot + 2)?.try_into().ok()?;
-        let at = usize::from(u16::from_le_bytes(at)) + Key::LEN;
-        let len: [u8; 2] = self.bytes.get(at..at + 2)?.try_into().ok()?;
-        Some((
-            key,
-            self.bytes
-                .get(at + 2..at + 2 + usize::from(u16::from_le_bytes(len)))?,
-        ))
+        (index < self.len).then(|| self.read_cell(index))?
     }
 
     /// The child at `index` of a page above the leaves, with the lower bound of its keys.
@@ -207,11 +203,26 @@ impl Page {
 
     /// Index of the first cell whose key is not below `key`.
     pub fn lower_bound(&self, key: &Key) -> usize {
-        self.keys.partition_point(|k| k < key)
+        self.partition_point(|k| k < *key)
     }
 
     /// Index of the child whose keys may include `key`.
     pub fn child_for(&self, key: &Key) -> usize {
-        self.keys.partition_point(|k| k <= key).saturating_sub(1)
+        self.partition_point(|k| k <= *key).saturating_sub(1)
+    }
+
+    /// Index of the first cell for whose key `before` does not hold. Keys are decoded as they are
+    /// looked at, a handful a page: kept decoded, they would take a third more memory.
+    fn partition_point(&self, before: impl Fn(Key) -> bool) -> usize {
+        let (mut from, mut to) = (0, self.len);
+        while from < to {
+            let middle = from.midpoint(to);
+            if self.key(middle).is_some_and(&before) {
+                from = middle + 1;
+            } else {
+                to = middle;
+            }
+        }
+        from
     }
 }

@@ -130,10 +130,10 @@ impl<D: Device> Check<'_, '_, D> {
             }
             Err(error) => return Err(error),
         };
-        let outside = |key: &Key| {
-            lower.is_some_and(|lower| *key < lower) || upper.is_some_and(|upper| *key >= upper)
+        let outside = |key: Key| {
+            lower.is_some_and(|lower| key < lower) || upper.is_some_and(|upper| key >= upper)
         };
-        if page.is_empty() || page.keys().iter().any(outside) {
+        if page.is_empty() || page.keys().any(outside) {
             let text = format!(
                 "the tree page in block {} holds keys that belong elsewhere",
                 ptr.block
@@ -153,7 +153,7 @@ impl<D: Device> Check<'_, '_, D> {
                 let Some((key, child)) = page.child(index) else {
                     continue;
                 };
-                let next = page.keys().get(index + 1).copied().or(upper);
+                let next = page.key(index + 1).or(upper);
                 // The first child may hold keys below its reference: that is only a bound.
                 self.page(
                     child,

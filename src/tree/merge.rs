@@ -137,7 +137,7 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
                 let Some((key, child)) = page.child(index) else {
                     continue;
                 };
-                let next = page.keys().get(index + 1).copied().or(upper);
+                let next = page.key(index + 1).or(upper);
                 self.walk(key, child, level - 1, next)?;
             }
         }

@@ -27,6 +27,9 @@ pub type Value = Arc<[u8]>;
 /// Deepest tree that is believed: 32 levels of at least two children hold 2³² pages.
 const MAX_HEIGHT: u32 = 32;
 
+/// Bytes that a page in memory takes beside its own, about.
+const PAGE_OVERHEAD: usize = 128;
+
 /// A version of the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Root {
@@ -57,8 +60,7 @@ pub struct Tree<D> {
 impl<D: Device> Tree<D> {
     /// A reader that keeps about `cache_bytes` of pages.
     pub fn new(device: Arc<D>, geometry: Geometry, cache_bytes: usize) -> Self {
-        // A cached page also holds its decoded keys: about a third more.
-        let pages = (cache_bytes / (geometry.block_len() + geometry.block_len() / 3)).max(4);
+        let pages = (cache_bytes / (geometry.block_len() + PAGE_OVERHEAD)).max(4);
         Self {
             device,
             geometry,
