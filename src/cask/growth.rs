@@ -13,8 +13,9 @@ use crate::format::wal::Change;
 
 /// It grows by an eighth of its size, but by no more bytes than this at a time.
 const GROWTH_MAX: u64 = 256 << 20;
-/// Free room that a container in use keeps, in bytes: it will be wanted again soon.
-const KEEP: u64 = 64 << 20;
+/// Most free room that a container in use keeps, in bytes, or an eighth of its size: it will be
+/// wanted again soon.
+const KEEP_MAX: u64 = 64 << 20;
 
 impl<D: Device> Cask<D> {
     /// Makes a growing container have at least `blocks` more free blocks; false when it cannot.
@@ -101,7 +102,7 @@ impl<D: Device> Cask<D> {
             let _ops = self.ops.lock();
             let keep = self.set_aside(&self.state.read());
             let more = match in_use {
-                true => KEEP / self.geometry.block(),
+                true => (self.alloc.blocks() / 8).min(KEEP_MAX / self.geometry.block()),
                 false => 0,
             };
             self.alloc.give_up(keep + more)

@@ -161,7 +161,8 @@ impl FormatOptions {
             wal_len,
         };
         let blocks = self.blocks.unwrap_or_else(|| {
-            geometry.first_block() + 2 + FIRST_ROOM.div_ceil(geometry.block()).max(64)
+            let room = if tiny { 0 } else { FIRST_ROOM };
+            geometry.first_block() + 2 + room.div_ceil(geometry.block()).max(64)
         });
         geometry.check(blocks)?;
         Ok((geometry, blocks))

@@ -269,11 +269,12 @@ fn clear<D: Device>(
                         .next_data(inode.content, at)?
                         .filter(|data| *data < range.end)
                 {
-                    // Up to the end of a block, so that none is written twice.
-                    let end = ((data + left) / block * block).max(data + 1);
-                    at = tx
-                        .next_hole(inode.content, data)?
-                        .clamp(data + 1, end.min(range.end));
+                    // All of the rest, or up to the end of a block, so that none is written twice.
+                    let end = match range.end - data <= left {
+                        true => range.end,
+                        false => ((data + left) / block * block).max(data + 1),
+                    };
+                    at = tx.next_hole(inode.content, data)?.clamp(data + 1, end);
                     let len = at - data;
                     tx.write(
                         inode.content,
@@ -286,7 +287,7 @@ fn clear<D: Device>(
             }
             touched(&mut inode, caller, now);
             save(tx, &inode)?;
-            Ok((left == 0).then_some(at))
+            Ok((left == 0 && at < range.end).then_some(at))
         })?;
     }
     Ok(())

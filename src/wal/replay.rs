@@ -27,7 +27,7 @@ pub struct Replay {
     pub end: Mark,
     /// A record that was durable is not there any more: its number.
     pub lost: Option<Lsn>,
-    /// Something other than zeros follows the end: frames that are not believed.
+    /// There are frames after the end, whole or torn, that are not believed.
     pub rejected: bool,
 }
 
@@ -169,17 +169,17 @@ impl<D: Device> Ring<'_, D> {
     fn look_beyond(&mut self, keys: &Keys, out: &mut Replay) -> Result<()> {
         let mut offset = 0;
         while offset < self.geometry.wal_len {
-            let next = match self.bytes(offset, FRAME_ALIGN as u64)? {
-                Some(bytes) => bytes
-                    .first_chunk::<4>()
-                    .is_some_and(|m| u32::from_le_bytes(*m) == FRAME_MAGIC),
-                None => break,
+            let Some(bytes) = self.bytes(offset, FRAME_ALIGN as u64)? else {
+                break;
             };
-            if next && let Some((header, _)) = self.frame(keys, offset, u64::MAX)? {
-                if header.lsn.get() >= out.end.next {
-                    out.rejected = true;
-                }
-                if header.confirmed() > out.end.next && header.lsn.get() >= out.end.next {
+            let later = FrameRecord::read_from_bytes(bytes)
+                .is_ok_and(|h| h.magic.get() == FRAME_MAGIC && h.lsn.get() >= out.end.next);
+            if later {
+                // Torn or not: what its body lacks could come to stand there yet, zeros for instance.
+                out.rejected = true;
+                if let Some((header, _)) = self.frame(keys, offset, u64::MAX)?
+                    && header.confirmed() > out.end.next
+                {
                     out.lost = Some(out.end.next);
                     out.durable = out.durable.max(header.confirmed() - 1);
                 }

@@ -15,7 +15,7 @@ use super::subject::time_of;
 pub struct Geometry {
     /// Bytes in a block.
     pub block_size: u32,
-    /// Blocks in the cask.
+    /// Blocks in the cask; 0 for one that grows.
     pub blocks: u64,
     /// Blocks of the write-ahead log.
     pub wal_blocks: u64,
@@ -27,7 +27,7 @@ impl Geometry {
     pub fn format_options(&self) -> FormatOptions {
         FormatOptions {
             block_size: self.block_size,
-            blocks: Some(self.blocks),
+            blocks: Some(self.blocks).filter(|blocks| *blocks > 0),
             fill: false,
             files: None,
             label: b"tiny".to_vec(),

@@ -108,6 +108,18 @@ impl Generator {
         }
     }
 
+    /// How much to punch: to the end, or what is one operation.
+    fn punched(&mut self) -> u64 {
+        let most = match self.mix.block_size {
+            ..1024 => u64::from(self.mix.block_size),
+            _ => u64::MAX,
+        };
+        match self.rng.below(3) {
+            0 => 1 << 20,
+            _ => (1 + self.bytes()).min(most),
+        }
+    }
+
     fn data(&mut self) -> Data {
         let len = self.bytes() as usize;
         let seed = if self.rng.chance(1, 12) {
@@ -242,7 +254,7 @@ impl Iterator for Generator {
             50 | 51 => Op::Punch {
                 path: self.file_path(),
                 offset: self.bytes(),
-                len: 1 + self.bytes(),
+                len: self.punched(),
             },
             52 | 53 => {
                 let name = Path::new(XATTRS[self.rng.index(XATTRS.len())]);

@@ -42,7 +42,7 @@ pub const fn overwriting(block_size: u32, blocks: u64, wal_blocks: u64, sync_one
 }
 
 /// All of them, in turn.
-pub const ALL: [Plan; 9] = [
+pub const ALL: [Plan; 11] = [
     overwriting(512, 110, 32, 4),
     plan(512, 96, 4, 6),
     plan(512, 160, 8, 12),
@@ -52,4 +52,7 @@ pub const ALL: [Plan; 9] = [
     plan(1024, 200, 16, 4),
     bypassing(1024, 400, 8, 8),
     bypassing(512, 400, 8, 8),
+    // These grow.
+    plan(512, 0, 16, 10),
+    bypassing(1024, 0, 8, 8),
 ];
