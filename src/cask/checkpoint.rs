@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::overlay::{Content, Extent, Overlay};
 use super::{Cask, Snapshot};
@@ -161,6 +162,7 @@ impl<D: Device> Cask<D> {
         }
         drop((snapshot, overlay));
         self.wal.retire(&mark, generation);
+        self.grown.store(false, Ordering::Relaxed);
         self.release_lingering();
         Ok(())
     }

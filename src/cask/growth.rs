@@ -4,6 +4,7 @@
 //! checkpoint can fail for lack of it; and the file is durably as long as the layout says (I9).
 
 use std::io::ErrorKind;
+use std::sync::atomic::Ordering;
 
 use super::Cask;
 use crate::alloc::Run;
@@ -24,6 +25,7 @@ impl<D: Device> Cask<D> {
             return Ok(false);
         }
         let _growth = self.growth.lock();
+        self.grown.store(true, Ordering::Relaxed);
         let taken = self.take_back(blocks)?;
         Ok(taken >= blocks || self.extend(blocks - taken)?)
     }

@@ -17,7 +17,7 @@ mod view;
 mod tests;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
@@ -120,6 +120,8 @@ pub struct Cask<D: Device> {
     read_only: Option<&'static str>,
     checkpointing: Mutex<()>,
     growth: Mutex<()>,
+    /// It has grown since the last checkpoint.
+    grown: AtomicBool,
     ops: Mutex<()>,
     state: RwLock<State>,
     alloc: Arc<Allocator>,

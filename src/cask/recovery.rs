@@ -5,7 +5,7 @@
 //! crash during recovery leaves the same container to be recovered.
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
@@ -459,6 +459,7 @@ impl<D: Device> Unrecovered<D> {
             read_only: why,
             checkpointing: Mutex::new(()),
             growth: Mutex::new(()),
+            grown: AtomicBool::new(false),
             ops: Mutex::new(()),
             state: RwLock::new(state),
             alloc: Arc::new(alloc),

@@ -4,6 +4,8 @@
 //! checkpoint can never run out of space (I11) and admission is the only place that says `NoSpace`.
 //! A reserve beyond that is kept for operations that give space back: they always go through.
 
+use std::sync::atomic::Ordering;
+
 use super::overlay::Cost;
 use super::{Cask, Class, State};
 use crate::device::Device;
@@ -106,8 +108,8 @@ impl<D: Device> Cask<D> {
             (pending, state.active.releases)
         };
         // A checkpoint that gives blocks back keeps a container small; but one for every few
-        // operations would cost more than the blocks are worth.
-        let worth = releases && self.wal.live() >= self.log_due() / 4;
+        // operations would cost more than the blocks are worth, so it grows once in between.
+        let worth = releases && self.grown.load(Ordering::Relaxed);
         if !worth && self.grow(blocks)? {
             return Ok(());
         }

@@ -491,3 +491,117 @@ fn every_crash_leaves_a_prefix() {
     }
     println!("{seen} crash states");
 }
+
+/// Writes `count` contents of `len` bytes and notes them; answers their numbers.
+fn contents<D: Device>(cask: &Cask<D>, count: u64, len: usize) -> Vec<u64> {
+    (0..count)
+        .map(|at| {
+            let data = vec![at as u8 | 1; len];
+            let staged = cask.stage(0, &data).unwrap();
+            cask.transact(Class::Grow, |tx| {
+                let number = tx.new_number();
+                tx.write_staged(number, &staged);
+                Ok(number)
+            })
+            .unwrap()
+            .0
+        })
+        .collect()
+}
+
+fn drop_all<D: Device>(cask: &Cask<D>, numbers: &[u64]) {
+    for number in numbers {
+        cask.transact(Class::Release, |tx| {
+            tx.drop_content(*number);
+            Ok(())
+        })
+        .unwrap();
+    }
+}
+
+/// Bytes of the container that are not zeros, in blocks: what the host still holds, about.
+fn blocks_held(device: &MemoryDevice, block: usize) -> usize {
+    let bytes = device.to_bytes();
+    let held = bytes
+        .chunks(block)
+        .filter(|b| b.iter().any(|byte| *byte != 0));
+    held.count()
+}
+
+#[test]
+fn a_growing_cask_gives_room_back_and_takes_it_again() {
+    let options = FormatOptions {
+        blocks: None,
+        ..tiny(512, 0, 16)
+    };
+    let device = MemoryDevice::new();
+    Cask::format(&device, &options).unwrap();
+    let mut largest = 0;
+    for round in 0..6 {
+        let cask = Cask::open(device.clone(), spaced()).unwrap();
+        let kept = contents(&cask, 1, 700);
+        let numbers = contents(&cask, 40, 5000);
+        cask.checkpoint().unwrap();
+        let full = blocks_held(&device, 512);
+        assert!(full > 400, "{full} blocks held");
+        drop_all(&cask, &numbers);
+        cask.close().unwrap();
+        let held = blocks_held(&device, 512);
+        assert!(
+            held < full / 2,
+            "round {round}: {held} of {full} blocks held after deleting"
+        );
+        let mut found = vec![0; 700];
+        cask.read_content(kept[0], 0, &mut found).unwrap();
+        assert_eq!(found, vec![1; 700]);
+        let len = device.to_bytes().len();
+        assert!(
+            round == 0 || len <= largest,
+            "it grows without end: {len} after {largest}"
+        );
+        largest = largest.max(len);
+        drop(cask);
+    }
+}
+
+#[test]
+fn a_host_without_room_is_no_space_and_loses_nothing() {
+    let options = FormatOptions {
+        blocks: None,
+        ..tiny(512, 0, 16)
+    };
+    let device = MemoryDevice::with_max_len(400_000);
+    Cask::format(&device, &options).unwrap();
+    let cask = Cask::open(device.clone(), spaced()).unwrap();
+    let numbers = contents(&cask, 40, 5000);
+    let mut more = Vec::new();
+    let refused = loop {
+        let data = vec![9; 5000];
+        let made = cask.stage(0, &data).and_then(|staged| {
+            cask.transact(Class::Grow, |tx| {
+                let number = tx.new_number();
+                tx.write_staged(number, &staged);
+                Ok(number)
+            })
+        });
+        match made {
+            Ok((number, _)) => more.push(number),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, Error::NoSpace), "{refused}");
+    assert!(more.len() > 20, "{} more", more.len());
+    cask.sync(cask.stats().lsn).unwrap();
+    drop(cask);
+    // As if killed there; the host is still full, and what it holds it holds.
+    let cask = Cask::open(device, spaced()).unwrap();
+    let mut found = vec![0; 5000];
+    for number in &more {
+        cask.read_content(*number, 0, &mut found).unwrap();
+        assert_eq!(found, vec![9; 5000]);
+    }
+    drop_all(&cask, &numbers);
+    drop_all(&cask, &more);
+    cask.close().unwrap();
+    assert!(cask.failure().is_none());
+}

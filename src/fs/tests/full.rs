@@ -157,3 +157,42 @@ fn renaming_over_a_name_goes_through() {
     }
     assert_eq!(fs.inode(ROOT).unwrap().size as usize, FILES / 2 + 2);
 }
+
+/// A cask of 64 MiB.
+fn of_64_mib() -> Fs<MemoryDevice> {
+    let (_, fs) = fs_with(&FormatOptions {
+        blocks: Some(16_384),
+        ..Default::default()
+    });
+    fs
+}
+
+/// Appends to a file until it is refused; answers the bytes taken.
+fn append_until_full(fs: &Fs<MemoryDevice>, number: Number, piece: usize) -> u64 {
+    let bytes = vec![0x5a; piece];
+    (0..)
+        .map(|at| fs.write(&ME, number, Some(at * piece as u64), &bytes))
+        .take_while(Result::is_ok)
+        .count() as u64
+        * piece as u64
+}
+
+#[test]
+fn what_is_free_after_a_delete_can_be_written() {
+    let fs = of_64_mib();
+    for round in 0..4 {
+        let promised = fs.statfs().unwrap().blocks_free * 4096;
+        let (bulk, _) = fs.make(ROOT, b"bulk", &file(0o644)).unwrap();
+        let taken = append_until_full(&fs, bulk.number, 1 << 20);
+        assert!(taken + (2 << 20) >= promised, "{taken} of {promised}");
+        fs.unlink(ROOT, b"bulk").unwrap();
+        let free = fs.statfs().unwrap().blocks_free * 4096;
+        assert!(free + (2 << 20) >= promised, "{free} of {promised}");
+        let name = format!("sits.{round}").into_bytes();
+        let (sits, _) = fs.make(ROOT, &name, &file(0o644)).unwrap();
+        for at in 0..5 {
+            fs.write(&ME, sits.number, Some(at << 20), &vec![1; 1 << 20])
+                .unwrap();
+        }
+    }
+}
