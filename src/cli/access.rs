@@ -118,6 +118,8 @@ pub trait Access {
     fn write_new(&self, path: &Path, perm: u32, source: Source<'_>) -> Result<(), CliError>;
     /// Gives a file another name, in place of what has that name.
     fn rename(&self, from: &Path, to: &Path) -> Result<(), CliError>;
+    /// Rotates a log.
+    fn rotate(&self, path: &Path) -> Result<(), CliError>;
     /// Sets the permission bits.
     fn set_perm(&self, path: &Path, perm: u32) -> Result<(), CliError>;
     /// Sets owner and group.

@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{
     DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown, symlink,
 };
@@ -24,6 +24,7 @@ use crate::format::FileKind;
 use crate::fs::{Attr, StatFs};
 use crate::fuse::mounts::CaskMount;
 use crate::limits::XATTR_SIZE_MAX;
+use crate::store::rotate::no_log;
 
 /// A cask behind a mount.
 pub struct Live {
@@ -150,6 +151,20 @@ impl Access for Live {
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), CliError> {
         self.on(to, |real| fs::rename(self.real(from), real))
+    }
+
+    fn rotate(&self, path: &Path) -> Result<(), CliError> {
+        let name = path.file_name().unwrap_or_default();
+        let real = self.real(path);
+        let asked = OpenOptions::new()
+            .write(true)
+            .open(real.with_file_name(".cask").join("rotate"))
+            // A NUL ends the name, so that it may hold anything.
+            .and_then(|mut file| file.write_all(&[name.as_bytes(), b"\0"].concat()));
+        asked.map_err(|error| match error.raw_os_error() {
+            Some(libc::EINVAL) => CliError::at(shown(&real), &no_log()),
+            _ => CliError::io(shown(&real), &error),
+        })
     }
 
     fn set_perm(&self, path: &Path, perm: u32) -> Result<(), CliError> {

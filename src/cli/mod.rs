@@ -27,6 +27,7 @@ mod mkfs;
 mod mkstore;
 mod mount;
 mod rm;
+mod rotate;
 mod set;
 mod stat;
 mod umount;
@@ -70,6 +71,7 @@ enum Verb {
     Set(set::SetArgs),
     Get(get::GetArgs),
     Mkstore(mkstore::MkstoreArgs),
+    Rotate(rotate::RotateArgs),
 }
 
 /// Runs the command line.
@@ -109,6 +111,7 @@ fn execute(verb: Verb) -> Result<Outcome, CliError> {
         Verb::Set(args) => set::run(args),
         Verb::Get(args) => get::run(args),
         Verb::Mkstore(args) => mkstore::run(args),
+        Verb::Rotate(args) => rotate::run(args),
     };
     done.map(|()| Outcome::Done)
 }

@@ -278,6 +278,13 @@ impl Access for Offline {
         })
     }
 
+    fn rotate(&self, path: &Path) -> Result<(), CliError> {
+        self.on(path, || {
+            let (dir, name) = self.place(path)?;
+            self.store.rotate(&self.caller, dir, name)
+        })
+    }
+
     fn set_perm(&self, path: &Path, perm: u32) -> Result<(), CliError> {
         let set = SetAttr {
             perm: Some(perm),

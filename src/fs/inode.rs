@@ -17,6 +17,8 @@ use crate::format::{FileKind, Key};
 pub const SET_ID: u32 = 0o6000;
 /// The set-group-ID bit.
 pub const SET_GID: u32 = 0o2000;
+/// The sticky bit.
+pub const STICKY: u32 = 0o1000;
 
 /// An inode in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

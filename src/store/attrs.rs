@@ -5,7 +5,7 @@
 
 use super::settings::{LABEL, PREFIX, Setting, table};
 use super::walk::{self, Origin};
-use super::{Notice, Store};
+use super::{Behind, Notice, Store, not_behind};
 use crate::cask::Class;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -31,6 +31,7 @@ impl<D: Device> Store<D> {
         create_only: bool,
         replace_only: bool,
     ) -> Result<()> {
+        not_behind(ino)?;
         let mode = match (create_only, replace_only) {
             (true, _) => SetMode::Create,
             (_, true) => SetMode::Replace,
@@ -56,6 +57,9 @@ impl<D: Device> Store<D> {
     /// # Errors
     /// [`Error::NoAttribute`].
     pub fn getxattr(&self, ino: Number, name: &[u8]) -> Result<Vec<u8>> {
+        if Behind::of(ino).is_some() {
+            return Err(Error::NoAttribute);
+        }
         let inode = self.fs.inode(ino)?;
         let Some(setting) = name.strip_prefix(PREFIX) else {
             return xattr::get(&*self.cask, &inode, name);
@@ -72,6 +76,9 @@ impl<D: Device> Store<D> {
     /// # Errors
     /// Those of reading.
     pub fn listxattr(&self, ino: Number) -> Result<Vec<Vec<u8>>> {
+        if Behind::of(ino).is_some() {
+            return Ok(Vec::new());
+        }
         xattr::list(&*self.cask, &self.fs.inode(ino)?)
     }
 
@@ -81,6 +88,7 @@ impl<D: Device> Store<D> {
     /// [`Error::NoAttribute`] when it does not stand on the file itself; [`Error::NotPermitted`] as
     /// for [`Store::setxattr`].
     pub fn removexattr(&self, caller: &Caller, ino: Number, name: &[u8]) -> Result<()> {
+        not_behind(ino)?;
         match name.strip_prefix(PREFIX) {
             Some(_) if name == LABEL => self.set_label(caller, ino, b""),
             Some(setting) => self.change_setting(caller, ino, name, setting, None),

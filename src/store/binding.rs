@@ -2,7 +2,11 @@
 //!
 //! A [`Binding`] is a name (directory, bytes) with at least one open write handle. It remembers the
 //! file that the name stands for now, what a fresh file of that name shall look like, and where in
-//! the live file records are begun that a cut must carry.
+//! the live file records are begun that a cut must carry. A [`Tie`] is what a handle has of it.
+//!
+//! With `roll-on=reopen` a binding goes along with its file, as in POSIX: to the file's new name, or
+//! to none when the file loses its name. Its ties remember the name they were opened by, and are
+//! gathered there when a rotation is asked for.
 //!
 //! Invariant: whatever a binding says about the live file is true as long as the caller is inside a
 //! transaction. It is changed only there (by `after` of [`transact_then`]), and every change of what
@@ -15,7 +19,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
@@ -35,11 +39,40 @@ pub struct Predecessor {
     pub settings: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+/// A directory and a name in it.
+pub type Name = (Number, Vec<u8>);
+
+/// What ties a write handle to a binding.
+#[derive(Debug)]
+pub struct Tie {
+    /// Its number, never used again.
+    pub id: u64,
+    /// The name that the handle was opened by; `None` when the file had none left.
+    opened_by: Option<Name>,
+    binding: Mutex<Arc<Binding>>,
+}
+
+impl Tie {
+    /// The binding. It stays the handle's only as long as the caller is inside a transaction.
+    pub fn binding(&self) -> Arc<Binding> {
+        Arc::clone(&self.binding.lock())
+    }
+
+    /// Whether the handle is still on this binding; to be asked inside a transaction.
+    pub fn is_on(&self, binding: &Arc<Binding>) -> bool {
+        Arc::ptr_eq(&self.binding.lock(), binding)
+    }
+}
+
 /// What a binding knows of its live file.
 #[derive(Debug)]
 pub struct State {
-    /// Open write handles.
-    handles: usize,
+    /// The directory and name; `None` when the file has no name any more.
+    name: Option<Name>,
+    /// The open write handles.
+    ties: BTreeMap<u64, Arc<Tie>>,
+    /// It went along with its file, and goes on doing so.
+    follows: bool,
     /// The live file; `None` when it must be looked up.
     pub live: Option<Number>,
     /// What the next fresh file of this name looks like.
@@ -60,8 +93,6 @@ pub struct State {
 /// A name with open write handles, or an unnamed file with some.
 #[derive(Debug)]
 pub struct Binding {
-    /// The directory and name; `None` when the file had no name left as it was opened.
-    name: Option<(Number, Vec<u8>)>,
     /// Appenders pass it shared; whoever needs the end of the live log to stand still between two
     /// transactions holds it alone.
     pub gate: RwLock<()>,
@@ -71,13 +102,14 @@ pub struct Binding {
 }
 
 impl Binding {
-    fn new(name: Option<(Number, Vec<u8>)>, live: Number, predecessor: Predecessor) -> Self {
+    fn new(name: Option<Name>, live: Number, predecessor: Predecessor) -> Self {
         Self {
-            name,
             gate: RwLock::new(()),
             touched: AtomicBool::new(false),
             state: Mutex::new(State {
-                handles: 0,
+                name,
+                ties: BTreeMap::new(),
+                follows: false,
                 live: Some(live),
                 predecessor,
                 delimited: 0,
@@ -90,10 +122,19 @@ impl Binding {
     }
 
     /// The directory and the name.
-    pub fn name(&self) -> Option<(Number, &[u8])> {
-        self.name
-            .as_ref()
-            .map(|(dir, name)| (*dir, name.as_slice()))
+    pub fn name(&self) -> Option<Name> {
+        self.state.lock().name.clone()
+    }
+
+    /// Ties one more handle to it.
+    fn tie(self: &Arc<Self>, id: u64, opened_by: Option<Name>) -> Arc<Tie> {
+        let tie = Arc::new(Tie {
+            id,
+            opened_by,
+            binding: Mutex::new(Arc::clone(self)),
+        });
+        self.state.lock().ties.insert(id, Arc::clone(&tie));
+        tie
     }
 
     /// What it knows of its live file.
@@ -113,6 +154,26 @@ impl Binding {
 }
 
 impl State {
+    /// Whether it went along with its file before.
+    pub fn follows(&self) -> bool {
+        self.follows
+    }
+
+    /// The name stands for this file.
+    fn is_of(&mut self, live: Number) {
+        if self.live != Some(live) {
+            self.forget();
+            self.live = Some(live);
+        }
+    }
+
+    /// The handle of a tie is gone from here; answers where its begun record began.
+    fn untie(&mut self, id: u64) -> Option<u64> {
+        self.ties.remove(&id);
+        self.read.remove(&id);
+        self.begun.remove(&id)
+    }
+
     /// Settings resolved under `generation`, if they were.
     pub fn settings(&self, generation: u64) -> Option<Arc<Effective>> {
         let (resolved, settings) = self.settings.as_ref()?;
@@ -143,10 +204,7 @@ impl State {
         data: &[u8],
         delimiter: Option<u8>,
     ) {
-        if self.live != Some(live) {
-            self.forget();
-            self.live = Some(live);
-        }
+        self.is_of(live);
         let Some(delimiter) = delimiter else {
             self.begun.remove(&fh);
             return;
@@ -175,11 +233,24 @@ impl State {
     /// last delimiter, that a handle still inside its record has written. `None` when no handle is
     /// inside a record at the end of the file.
     pub fn boundary(&self) -> Option<u64> {
+        self.boundary_of(|_| true)
+    }
+
+    /// As [`State::boundary`], for the handles whose ties `counts` is true for.
+    pub fn boundary_of(&self, counts: impl Fn(u64) -> bool) -> Option<u64> {
         self.begun
-            .values()
-            .filter(|start| **start >= self.delimited)
+            .iter()
+            .filter(|(id, start)| **start >= self.delimited && counts(**id))
+            .map(|(_, start)| *start)
             .min()
-            .copied()
+    }
+
+    /// What stood from `end` on was carried elsewhere.
+    fn cut_off(&mut self, end: u64) {
+        self.begun.retain(|_, start| *start < end);
+        for read in self.read.values_mut() {
+            *read = (*read).min(end);
+        }
     }
 
     /// The live log was cut at `boundary`: what followed is now the beginning of `fresh`, or, when
@@ -232,19 +303,82 @@ impl State {
     }
 }
 
-/// The bindings in one directory, by name.
-type InDirectory = HashMap<Vec<u8>, Arc<Binding>>;
+/// What there is in one directory, by name.
+type ByName<T> = HashMap<Vec<u8>, T>;
 
-/// All bindings.
+#[derive(Default)]
+struct Tables {
+    /// The bindings by their directory and name.
+    names: HashMap<Number, ByName<Arc<Binding>>>,
+    /// The ties by the name that their handles were opened by.
+    ties: HashMap<Number, ByName<BTreeMap<u64, Arc<Tie>>>>,
+}
+
+impl Tables {
+    fn put(&mut self, (dir, name): Name, binding: Arc<Binding>) {
+        self.names.entry(dir).or_default().insert(name, binding);
+    }
+
+    fn take(&mut self, dir: Number, name: &[u8]) -> Option<Arc<Binding>> {
+        take(&mut self.names, dir, name)
+    }
+
+    /// A binding that has no handle left goes.
+    fn drop_if_empty(&mut self, state: &State) {
+        if state.ties.is_empty()
+            && let Some((dir, name)) = &state.name
+        {
+            self.take(*dir, name);
+        }
+    }
+
+    /// The ties opened by a name that are bound elsewhere.
+    fn strays(&self, dir: Number, name: &[u8]) -> Vec<Arc<Tie>> {
+        let home = self.names.get(&dir).and_then(|of_dir| of_dir.get(name));
+        let opened = self.ties.get(&dir).and_then(|of_dir| of_dir.get(name));
+        opened
+            .into_iter()
+            .flat_map(BTreeMap::values)
+            .filter(|tie| !home.is_some_and(|home| tie.is_on(home)))
+            .cloned()
+            .collect()
+    }
+}
+
+/// Takes what there is under a name, and leaves no empty directory.
+fn take<T>(tables: &mut HashMap<Number, ByName<T>>, dir: Number, name: &[u8]) -> Option<T> {
+    let of_dir = tables.get_mut(&dir)?;
+    let taken = of_dir.remove(name);
+    if of_dir.is_empty() {
+        tables.remove(&dir);
+    }
+    taken
+}
+
+/// A begun record that was carried to the log where its handles are gathered.
+#[derive(Debug)]
+pub struct Carried {
+    /// From where.
+    pub from: Arc<Binding>,
+    /// The file it stood in.
+    pub number: Number,
+    /// Its first byte there.
+    pub start: u64,
+    /// Its first byte now.
+    pub at: u64,
+}
+
+/// All bindings. Locks: the tables, then a tie or a state; two states only under the tables' lock.
 #[derive(Default)]
 pub struct Bindings {
-    names: Mutex<HashMap<Number, InDirectory>>,
+    tables: Mutex<Tables>,
+    next: AtomicU64,
 }
 
 impl Bindings {
     /// The binding of a name that has open write handles.
     pub fn find(&self, dir: Number, name: &[u8]) -> Option<Arc<Binding>> {
-        self.names.lock().get(&dir)?.get(name).cloned()
+        self.tables.lock().names.get(&dir)?.get(name).cloned()
     }
 
     /// Binds one more write handle to a name that stands for the file `live` now.
@@ -254,44 +388,46 @@ impl Bindings {
         name: &[u8],
         live: Number,
         predecessor: Predecessor,
-    ) -> Arc<Binding> {
-        let mut names = self.names.lock();
-        let of_dir = names.entry(dir).or_default();
-        let binding = Arc::clone(of_dir.entry(name.to_vec()).or_insert_with(|| {
+    ) -> Arc<Tie> {
+        let mut tables = self.tables.lock();
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let of_dir = tables.names.entry(dir).or_default();
+        let binding = of_dir.entry(name.to_vec()).or_insert_with(|| {
             Arc::new(Binding::new(Some((dir, name.to_vec())), live, predecessor))
-        }));
-        let mut state = binding.state.lock();
-        state.handles += 1;
-        if state.live != Some(live) {
-            state.forget();
-            state.live = Some(live);
-        }
-        drop(state);
-        binding
+        });
+        binding.state().is_of(live);
+        let tie = binding.tie(id, Some((dir, name.to_vec())));
+        let of_dir = tables.ties.entry(dir).or_default();
+        let of_name = of_dir.entry(name.to_vec()).or_default();
+        of_name.insert(id, Arc::clone(&tie));
+        tie
     }
 
     /// A binding for one write handle on a file without a name.
-    pub fn bind_unnamed(live: Number, predecessor: Predecessor) -> Arc<Binding> {
-        Arc::new(Binding::new(None, live, predecessor))
+    pub fn bind_unnamed(&self, live: Number, predecessor: Predecessor) -> Arc<Tie> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Binding::new(None, live, predecessor)).tie(id, None)
     }
 
-    /// Handle `fh` is closed.
-    pub fn unbind(&self, binding: &Binding, fh: u64) {
-        let mut names = self.names.lock();
-        let mut state = binding.state.lock();
-        state.begun.remove(&fh);
-        state.read.remove(&fh);
-        let Some((dir, name)) = &binding.name else {
-            return;
-        };
-        state.handles = state.handles.saturating_sub(1);
-        if state.handles == 0
-            && let Some(of_dir) = names.get_mut(dir)
-        {
-            of_dir.remove(name);
-            if of_dir.is_empty() {
-                names.remove(dir);
+    /// The handle of a tie is closed. Answers the file without a name that it kept, if it did.
+    pub fn unbind(&self, tie: &Tie) -> Option<Number> {
+        let mut tables = self.tables.lock();
+        if let Some((dir, name)) = &tie.opened_by {
+            let of_dir = tables.ties.get_mut(dir);
+            let of_name = of_dir.and_then(|of_dir| of_dir.get_mut(name));
+            if of_name
+                .is_some_and(|of_name| of_name.remove(&tie.id).is_some() && of_name.is_empty())
+            {
+                take(&mut tables.ties, *dir, name);
             }
+        }
+        let binding = tie.binding();
+        let mut state = binding.state();
+        state.untie(tie.id);
+        tables.drop_if_empty(&state);
+        match state.name {
+            None => state.live,
+            Some(_) => None,
         }
     }
 
@@ -300,6 +436,99 @@ impl Bindings {
         if let Some(binding) = self.find(dir, name) {
             binding.state().forget();
         }
+    }
+
+    /// The file `live` was given another name and takes its writers along. Those who wait for a file
+    /// under the new name go on in it.
+    pub fn follow(&self, from: (Number, &[u8]), to: (Number, &[u8]), live: Number) {
+        let mut tables = self.tables.lock();
+        let Some(binding) = tables.take(from.0, from.1) else {
+            return;
+        };
+        let waiting = tables.take(to.0, to.1);
+        let name = (to.0, to.1.to_vec());
+        let mut state = binding.state();
+        state.is_of(live);
+        state.name = Some(name.clone());
+        state.follows = true;
+        state.settings = None;
+        if let Some(waiting) = waiting {
+            let ties = std::mem::take(&mut waiting.state().ties);
+            for tie in ties.values() {
+                *tie.binding.lock() = Arc::clone(&binding);
+            }
+            state.ties.extend(ties);
+        }
+        drop(state);
+        tables.put(name, binding);
+    }
+
+    /// The file `live` lost the name and takes its writers along. `keep` is called for each of them:
+    /// nothing but they keep the file now.
+    pub fn unname(&self, dir: Number, name: &[u8], live: Number, keep: impl Fn()) {
+        let mut tables = self.tables.lock();
+        let Some(binding) = tables.take(dir, name) else {
+            return;
+        };
+        let mut state = binding.state();
+        state.is_of(live);
+        state.name = None;
+        state.follows = true;
+        state.settings = None;
+        state.ties.iter().for_each(|_| keep());
+    }
+
+    /// The ties of handles that were opened by a name and are bound elsewhere.
+    pub fn strays(&self, dir: Number, name: &[u8]) -> Vec<Arc<Tie>> {
+        self.tables.lock().strays(dir, name)
+    }
+
+    /// Binds the strays of a name to it, which stands for the file `live`. Answers, once for each
+    /// handle that kept one, the files without a name that they leave.
+    pub fn gather(
+        &self,
+        dir: Number,
+        name: &[u8],
+        live: Number,
+        predecessor: &Predecessor,
+        carried: &[Carried],
+    ) -> Vec<Number> {
+        let mut tables = self.tables.lock();
+        let mut left = Vec::new();
+        let strays = tables.strays(dir, name);
+        if !strays.is_empty() {
+            let of_dir = tables.names.entry(dir).or_default();
+            let home = Arc::clone(of_dir.entry(name.to_vec()).or_insert_with(|| {
+                let name = Some((dir, name.to_vec()));
+                Arc::new(Binding::new(name, live, predecessor.clone()))
+            }));
+            home.state().is_of(live);
+            for tie in strays {
+                let from = tie.binding();
+                let begun = {
+                    let mut state = from.state();
+                    let begun = state.untie(tie.id);
+                    tables.drop_if_empty(&state);
+                    if state.name.is_none() {
+                        left.extend(state.live);
+                    }
+                    begun
+                };
+                let mut state = home.state();
+                if let Some(begun) = begun
+                    && let Some(carried) = carried.iter().find(|c| Arc::ptr_eq(&c.from, &from))
+                    && let Some(inside) = begun.checked_sub(carried.start)
+                {
+                    state.begun.insert(tie.id, carried.at + inside);
+                }
+                state.ties.insert(tie.id, Arc::clone(&tie));
+                *tie.binding.lock() = Arc::clone(&home);
+            }
+        }
+        for carried in carried {
+            carried.from.state().cut_off(carried.start);
+        }
+        left
     }
 }
 
@@ -316,10 +545,16 @@ mod tests {
         }
     }
 
-    fn bound(handles: u64) -> (Bindings, Arc<Binding>) {
+    fn ties(handles: u64) -> (Bindings, Vec<Arc<Tie>>) {
         let bindings = Bindings::default();
-        let binding = bindings.bind(1, b"a.log", 10, looks());
-        (1..handles).for_each(|_| drop(bindings.bind(1, b"a.log", 10, looks())));
+        let bind = |_| bindings.bind(1, b"a.log", 10, looks());
+        let ties = (0..handles).map(bind).collect();
+        (bindings, ties)
+    }
+
+    fn bound(handles: u64) -> (Bindings, Arc<Binding>) {
+        let (bindings, ties) = ties(handles);
+        let binding = ties.first().unwrap().binding();
         (bindings, binding)
     }
 
@@ -330,12 +565,72 @@ mod tests {
 
     #[test]
     fn a_name_is_bound_while_a_handle_is_open() {
-        let (bindings, binding) = bound(2);
-        bindings.unbind(&binding, 1);
+        let (bindings, ties) = ties(2);
+        assert_eq!(bindings.unbind(&ties[0]), None);
         assert!(bindings.find(1, b"a.log").is_some());
-        bindings.unbind(&binding, 2);
+        assert_eq!(bindings.unbind(&ties[1]), None);
         assert!(bindings.find(1, b"a.log").is_none());
-        assert!(bindings.names.lock().is_empty());
+        assert!(bindings.tables.lock().names.is_empty());
+        assert!(bindings.tables.lock().ties.is_empty());
+    }
+
+    #[test]
+    fn handles_that_followed_their_file_are_gathered_with_what_they_had_begun() {
+        let (bindings, ties) = ties(2);
+        let old = ties[0].binding();
+        {
+            let mut state = old.state();
+            let at = write(&mut state, ties[0].id, 0, b"1\nab");
+            write(&mut state, ties[1].id, at, b"cd");
+        }
+        assert!(bindings.strays(1, b"a.log").is_empty());
+        bindings.follow((1, b"a.log"), (1, b"a.log.1"), 10);
+        assert!(bindings.find(1, b"a.log").is_none());
+        assert_eq!(bindings.strays(1, b"a.log").len(), 2);
+        let third = bindings.bind(1, b"a.log.1", 10, looks());
+        let carried = Carried {
+            from: Arc::clone(&old),
+            number: 10,
+            start: 2,
+            at: 7,
+        };
+        assert!(
+            bindings
+                .gather(1, b"a.log", 11, &looks(), &[carried])
+                .is_empty()
+        );
+        let home = bindings.find(1, b"a.log").unwrap();
+        assert!(ties.iter().all(|tie| tie.is_on(&home)));
+        assert!(third.is_on(&old), "it was opened by the other name");
+        assert_eq!(home.state().boundary(), Some(7));
+        assert_eq!(home.state().begun[&ties[1].id], 9);
+        assert_eq!(old.state().boundary(), None);
+        ties.iter()
+            .chain([&third])
+            .for_each(|tie| assert_eq!(bindings.unbind(tie), None));
+        assert!(bindings.tables.lock().names.is_empty());
+        assert!(bindings.tables.lock().ties.is_empty());
+    }
+
+    #[test]
+    fn a_file_without_a_name_is_kept_once_for_each_handle() {
+        let (bindings, ties) = ties(2);
+        let kept = std::cell::Cell::new(0);
+        bindings.unname(1, b"a.log", 10, || kept.set(kept.get() + 1));
+        assert_eq!(kept.get(), 2);
+        assert_eq!(bindings.unbind(&ties[0]), Some(10));
+        assert_eq!(bindings.gather(1, b"a.log", 11, &looks(), &[]), [10]);
+        assert_eq!(bindings.unbind(&ties[1]), None);
+    }
+
+    #[test]
+    fn those_who_wait_under_the_new_name_go_on_in_the_file_that_comes() {
+        let (bindings, ties) = ties(1);
+        let waiting = bindings.bind(1, b"b", 20, looks());
+        bindings.forget(1, b"b");
+        bindings.follow((1, b"a.log"), (1, b"b"), 10);
+        assert!(waiting.is_on(&ties[0].binding()));
+        assert_eq!(waiting.binding().state().live, Some(10));
     }
 
     #[test]

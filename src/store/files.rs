@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::handle::{Handle, Kind};
 use super::settings::Mode;
-use super::{Entry, NOBODY, Opened, Store, not_the_door};
+use super::{Behind, Entry, NOBODY, Opened, Store, not_behind, not_the_door};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::FileKind;
@@ -20,6 +20,9 @@ impl<D: Device> Store<D> {
     /// # Errors
     /// [`Error::Stale`] when the inode is gone.
     pub fn getattr(&self, ino: Number, fh: Option<u64>) -> Result<Entry> {
+        if let Some(behind) = Behind::of(ino) {
+            return self.entry_behind(behind);
+        }
         let inode = match self.fs.inode(ino) {
             Err(Error::Stale) => return self.ghost(ino),
             found => found?,
@@ -46,6 +49,7 @@ impl<D: Device> Store<D> {
         fh: Option<u64>,
         set: &SetAttr,
     ) -> Result<Entry> {
+        not_behind(ino)?;
         let mut rest = *set;
         if let Some(size) = set.size
             && self.truncate(caller, ino, fh, size)?
@@ -65,6 +69,9 @@ impl<D: Device> Store<D> {
     /// [`Error::Stale`] when the file is gone, or was renamed a moment ago and the path must be
     /// looked up once more; those of writing for `O_TRUNC`.
     pub fn open(&self, caller: &Caller, ino: Number, flags: OpenFlags) -> Result<Opened> {
+        if let Some(behind) = Behind::of(ino) {
+            return self.open_behind(behind, flags);
+        }
         let inode = self.fs.inode(ino)?;
         let settings = match inode.is_file() {
             true => self.walk.of(&*self.cask, &inode)?,
@@ -105,7 +112,7 @@ impl<D: Device> Store<D> {
         perm: u32,
         flags: OpenFlags,
     ) -> Result<(Entry, Opened)> {
-        not_the_door(name)?;
+        not_the_door(dir, name)?;
         let (inode, opened) = self.make_and_open(caller, dir, name, perm, flags)?;
         Ok((self.entry(&inode)?, opened))
     }
@@ -129,6 +136,7 @@ impl<D: Device> Store<D> {
             Kind::Plain => self.read_file(handle.ino, offset, size, buf),
             Kind::Log(log) => self.read_log(&handle, log, offset, size, buf),
             Kind::Value(draft) => self.read_value(&handle, draft, offset, size, buf),
+            Kind::Rotate(_) => Ok(()),
         }
     }
 
@@ -155,6 +163,7 @@ impl<D: Device> Store<D> {
             }
             Kind::Log(log) => self.append(caller, &handle, log, offset, data)?,
             Kind::Value(draft) => self.write_value(caller, &handle, draft, offset, data)?,
+            Kind::Rotate(dir) => self.rotate_all(caller, *dir, data)?,
         }
         Ok(data.len())
     }
@@ -184,6 +193,7 @@ impl<D: Device> Store<D> {
             Kind::Plain => self.let_go(handle.ino),
             Kind::Log(log) => self.release_log(&handle, log),
             Kind::Value(draft) => self.discard(draft).and(self.let_go(handle.ino)),
+            Kind::Rotate(_) => Ok(()),
         }
     }
 
@@ -219,6 +229,7 @@ impl<D: Device> Store<D> {
             }
             Kind::Log(log) => self.allocate_log(log, mode, offset, len),
             Kind::Value(draft) => self.allocate_value(&handle, draft, mode, offset, len),
+            Kind::Rotate(_) => not_behind(handle.ino),
         }
     }
 
@@ -229,6 +240,7 @@ impl<D: Device> Store<D> {
     pub fn lseek(&self, _ino: Number, fh: u64, offset: u64, data: bool) -> Result<u64> {
         let handle = self.handles.get(fh)?;
         let drafted = match &handle.kind {
+            Kind::Rotate(_) => Some(0),
             Kind::Value(draft) => draft.size(),
             _ => None,
         };
@@ -248,7 +260,8 @@ impl<D: Device> Store<D> {
             return Err(Error::Stale);
         };
         let now = self.now();
-        let state = log.binding.state();
+        let binding = log.tie.binding();
+        let state = binding.state();
         let looks = &state.predecessor;
         let attr = Attr {
             ino,

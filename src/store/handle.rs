@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
-use super::binding::Binding;
+use super::binding::Tie;
 use super::value::Draft;
 use crate::error::{Error, Result};
 use crate::format::key::Number;
@@ -24,13 +24,15 @@ pub enum Kind {
     Log(LogHandle),
     /// They go into a draft that replaces the content at close.
     Value(Draft),
+    /// They are names of logs of this directory that are to be rotated.
+    Rotate(Number),
 }
 
 /// A write handle of a log.
 #[derive(Debug)]
 pub struct LogHandle {
-    /// The name it is bound to.
-    pub binding: Arc<Binding>,
+    /// To which name it is bound.
+    pub tie: Arc<Tie>,
     /// Where, in the kernel's eyes, its own last write ended.
     pub position: AtomicU64,
     /// It has read, so its inode is kept for it when the last name goes.

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::binding::{Binding, Bindings, Predecessor};
+use super::binding::{Binding, Predecessor, Tie};
 use super::handle::{Handle, Kind, LogHandle};
 use super::settings::{Effective, Mode};
 use super::{Opened, Store, walk};
@@ -34,16 +34,27 @@ struct Append<'a> {
     caller: &'a Caller,
     handle: &'a Handle,
     log: &'a LogHandle,
+    binding: &'a Arc<Binding>,
     /// Where the kernel says, in the file that it believes the handle to be on.
     offset: u64,
     data: &'a [u8],
     delimiter: Option<u8>,
 }
 
+/// What became of an attempt to append.
+enum Outcome {
+    /// It is in this live file.
+    Landed(Number),
+    /// The data was staged for a place that is not the end of the log any more.
+    Elsewhere,
+    /// The handle was bound to another log meanwhile.
+    Moved,
+}
+
 impl Append<'_> {
     /// Where the data would land now.
     fn place(&self, r: &impl Read) -> Result<u64> {
-        let inode = live(r, &self.log.binding)?;
+        let inode = live(r, self.binding)?;
         let gap = self.gap(r, inode.as_ref())?;
         data::end_of(inode.map_or(0, |inode| inode.size), gap)
     }
@@ -82,7 +93,7 @@ impl<D: Device> Store<D> {
         if self.absences.sends_back(now, caller.tid, ino) {
             return Err(Error::Stale);
         }
-        let ((inode, .., binding), lsn) = self.cask.transact_then(
+        let ((inode, .., tie), lsn) = self.cask.transact_then(
             Class::Release,
             |tx| {
                 let mut inode = load(tx, ino)?;
@@ -92,17 +103,17 @@ impl<D: Device> Store<D> {
                 let name = namespace::name_of(tx, &inode)?;
                 Ok((inode, name, predecessor(tx, &inode)?, None))
             },
-            |(inode, name, predecessor, binding)| {
+            |(inode, name, predecessor, tie)| {
                 let bound = self.bind(inode, name.as_deref(), predecessor.clone());
                 if flags.truncate {
-                    bound.state().emptied();
+                    bound.binding().state().emptied();
                 }
-                *binding = Some(bound);
+                *tie = Some(bound);
             },
         )?;
-        let binding = binding.ok_or(Error::Stale)?;
-        let settings = self.settings_of(&binding);
-        let opened = self.opened_log(&inode, inode.size, flags, binding);
+        let tie = tie.ok_or(Error::Stale)?;
+        let settings = self.settings_of(&tie.binding());
+        let opened = self.opened_log(&inode, inode.size, flags, tie);
         let confirmed = match flags.truncate {
             true => settings.and_then(|settings| self.confirm(&settings, lsn, false)),
             false => Ok(()),
@@ -120,7 +131,7 @@ impl<D: Device> Store<D> {
         inode: &Inode,
         name: Option<&[u8]>,
         predecessor: Predecessor,
-    ) -> Arc<Binding> {
+    ) -> Arc<Tie> {
         match name {
             Some(name) => self
                 .bindings
@@ -128,7 +139,7 @@ impl<D: Device> Store<D> {
             None => {
                 // Nothing but its handles keeps a file without a name.
                 self.fs.opens().add(inode.number);
-                Bindings::bind_unnamed(inode.number, predecessor)
+                self.bindings.bind_unnamed(inode.number, predecessor)
             }
         }
     }
@@ -139,10 +150,10 @@ impl<D: Device> Store<D> {
         inode: &Inode,
         position: u64,
         flags: OpenFlags,
-        binding: Arc<Binding>,
+        tie: Arc<Tie>,
     ) -> Opened {
         let kind = Kind::Log(LogHandle {
-            binding,
+            tie,
             position: AtomicU64::new(position),
             reads: AtomicBool::new(false),
         });
@@ -158,51 +169,60 @@ impl<D: Device> Store<D> {
         offset: u64,
         data: &[u8],
     ) -> Result<()> {
-        let settings = self.settings_of(&log.binding)?;
-        if data.is_empty() {
-            return Ok(());
-        }
-        let append = Append {
-            caller,
-            handle,
-            log,
-            offset,
-            data,
-            delimiter: settings.record,
-        };
-        let (landed, lsn) = if data.len() < STAGE_MIN {
-            let _shared = log.binding.gate.read();
-            self.try_append(&append, None)?
-        } else {
-            let _alone = log.binding.gate.write();
-            let mut tries = 0;
-            loop {
-                let place = match tries < STAGE_TRIES {
-                    true => Some(append.place(&*self.cask)?),
-                    false => None,
-                };
-                match self.try_append(&append, place)? {
-                    (None, _) => tries += 1,
-                    done => break done,
-                }
+        loop {
+            let binding = log.tie.binding();
+            let settings = self.settings_of(&binding)?;
+            if data.is_empty() {
+                return Ok(());
             }
-        };
-        log.position
-            .store(offset.saturating_add(data.len() as u64), Ordering::Release);
-        if landed != Some(handle.ino) && log.binding.touch() {
-            self.touched.lock().push(Arc::clone(&log.binding));
+            let append = Append {
+                caller,
+                handle,
+                log,
+                binding: &binding,
+                offset,
+                data,
+                delimiter: settings.record,
+            };
+            let (Outcome::Landed(landed), lsn) = self.append_here(&append)? else {
+                continue;
+            };
+            log.position
+                .store(offset.saturating_add(data.len() as u64), Ordering::Release);
+            if landed != handle.ino && binding.touch() {
+                self.touched.lock().push(binding);
+            }
+            return self.confirm(&settings, lsn, handle.flags.sync);
         }
-        self.confirm(&settings, lsn, handle.flags.sync)
     }
 
-    /// One transaction of an append; answers the live file, or `None` when the data was staged for
-    /// `place` and the end of the log is elsewhere.
-    fn try_append(&self, append: &Append<'_>, place: Option<u64>) -> Result<(Option<Number>, Lsn)> {
+    /// Appends through one binding, however its log is cut meanwhile.
+    fn append_here(&self, append: &Append<'_>) -> Result<(Outcome, Lsn)> {
+        if append.data.len() < STAGE_MIN {
+            let _shared = append.binding.gate.read();
+            return self.try_append(append, None);
+        }
+        let _alone = append.binding.gate.write();
+        let mut tries = 0;
+        loop {
+            let place = match tries < STAGE_TRIES {
+                true => Some(append.place(&*self.cask)?),
+                false => None,
+            };
+            match self.try_append(append, place)? {
+                (Outcome::Elsewhere, _) => tries += 1,
+                done => return Ok(done),
+            }
+        }
+    }
+
+    /// One transaction of an append, of data staged for `place` if there is one.
+    fn try_append(&self, append: &Append<'_>, place: Option<u64>) -> Result<(Outcome, Lsn)> {
         let now = self.now();
         let Append {
             caller,
-            handle,
             log,
+            binding,
             data,
             ..
         } = *append;
@@ -210,34 +230,37 @@ impl<D: Device> Store<D> {
             Some(at) => Some((at, self.cask.stage(at, data)?)),
             None => None,
         };
-        let (landed, lsn) = self.cask.transact_then(
+        let ((outcome, ..), lsn) = self.cask.transact_then(
             Class::Grow,
             |tx| {
-                let mut inode = match live(tx, &log.binding)? {
+                if !log.tie.is_on(binding) {
+                    return Ok((Outcome::Moved, 0, 0));
+                }
+                let mut inode = match live(tx, binding)? {
                     Some(inode) => inode,
-                    None => make_live(tx, &log.binding, now)?,
+                    None => make_live(tx, binding, now)?,
                 };
                 let gap = append.gap(tx, Some(&inode))?;
                 let end = inode.size;
                 let at = data::end_of(end, gap)?;
                 match &staged {
-                    Some((place, _)) if *place != at => return Ok(None),
+                    Some((place, _)) if *place != at => return Ok((Outcome::Elsewhere, 0, 0)),
                     Some((_, staged)) => {
                         let len = data.len() as u64;
                         data::write(tx, caller, &mut inode, at, len, staged, now)?;
                     }
                     None => data::write_bytes(tx, caller, &mut inode, at, data, now)?,
                 }
-                Ok(Some((inode.number, end, gap)))
+                Ok((Outcome::Landed(inode.number), end, gap))
             },
-            |landed| {
-                if let Some((live, end, gap)) = *landed {
-                    let mut state = log.binding.state();
-                    state.wrote(handle.fh, live, end, gap, data, append.delimiter);
+            |(outcome, end, gap)| {
+                if let Outcome::Landed(live) = *outcome {
+                    let mut state = binding.state();
+                    state.wrote(log.tie.id, live, *end, *gap, data, append.delimiter);
                 }
             },
         )?;
-        Ok((landed.map(|(live, ..)| live), lsn))
+        Ok((outcome, lsn))
     }
 
     /// Reads the file that a log's handle was opened on. Its first read keeps that file from going
@@ -260,23 +283,21 @@ impl<D: Device> Store<D> {
                 Err(error)
             };
         }
-        let shifts = log.binding.state().shifts();
+        let binding = log.tie.binding();
+        let shifts = binding.state().shifts();
         self.read_file(handle.ino, offset, size, buf)?;
         let end = offset.saturating_add(buf.len() as u64);
-        log.binding.state().has_read(handle.fh, offset, end, shifts);
+        binding.state().has_read(log.tie.id, offset, end, shifts);
         Ok(())
     }
 
     /// Unbinds a handle.
     pub(super) fn release_log(&self, handle: &Handle, log: &LogHandle) -> Result<()> {
-        self.bindings.unbind(&log.binding, handle.fh);
+        let nameless = self.bindings.unbind(&log.tie);
         if log.reads.load(Ordering::Acquire) {
             self.let_go(handle.ino)?;
         }
-        match log.binding.name() {
-            None => self.let_go(handle.ino),
-            Some(_) => Ok(()),
-        }
+        nameless.map_or(Ok(()), |ino| self.let_go(ino))
     }
 
     /// The settings in force for what is written under a name.
@@ -321,7 +342,7 @@ pub fn live(r: &impl Read, binding: &Binding) -> Result<Option<Inode>> {
     let Some((dir, name)) = binding.name() else {
         return Err(Error::Stale);
     };
-    match namespace::find(r, dir, name) {
+    match namespace::find(r, dir, &name) {
         Ok((number, FileKind::Regular)) => load(r, number).map(Some),
         Ok((_, FileKind::Directory)) => Err(Error::IsDirectory),
         Ok(_) => Err(Error::NotPermitted(
@@ -345,7 +366,7 @@ pub fn make_live<D: Device>(
         return Err(Error::Stale);
     };
     let looks = binding.state().predecessor.clone();
-    make_like(tx, dir, name, &looks, now)
+    make_like(tx, dir, &name, &looks, now)
 }
 
 /// Makes a file with the looks of another.

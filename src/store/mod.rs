@@ -9,6 +9,7 @@
 mod absence;
 mod attrs;
 mod binding;
+mod door;
 mod fate;
 mod files;
 mod handle;
@@ -16,6 +17,7 @@ mod log;
 mod names;
 mod pins;
 mod roll;
+pub mod rotate;
 pub mod settings;
 mod truncate;
 mod value;
@@ -31,21 +33,19 @@ use parking_lot::{Mutex, RwLock};
 use crate::cask::{Cask, Lsn};
 use crate::clock::{Clock, Timestamp};
 use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::key::Number;
 use crate::fs::{Attr, Caller, Fs, Inode, StatFs};
 
 use absence::Absences;
 use binding::{Binding, Bindings};
+use door::{Behind, not_behind, not_the_door};
 pub use fate::{Fate, ProcFate};
 use handle::Handles;
 use pins::Pins;
 use settings::{Effective, Mode};
 use value::Pending;
 use walk::Walk;
-
-/// The name every directory answers to but never lists.
-const DOOR: &[u8] = b".cask";
 
 /// A name found, and how long the kernel may believe it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,7 +162,7 @@ impl<D: Device> Store<D> {
         for binding in std::mem::take(&mut *self.touched.lock()) {
             binding.untouch();
             if let Some((dir, name)) = binding.name() {
-                self.notify(Notice::Touched(dir, name.to_vec()));
+                self.notify(Notice::Touched(dir, name));
             }
         }
         self.cask.tick(now)
@@ -225,14 +225,3 @@ const NOBODY: Caller = Caller {
     gid: u32::MAX,
     tid: 0,
 };
-
-/// Refuses to give anything the name of the door.
-fn not_the_door(name: &[u8]) -> Result<()> {
-    if name == DOOR {
-        Err(Error::NotPermitted(
-            "the name .cask is taken in every directory",
-        ))
-    } else {
-        Ok(())
-    }
-}

@@ -5,7 +5,7 @@ use super::handle::Kind;
 use super::log::predecessor;
 use super::settings::Mode;
 use super::value::Draft;
-use super::{DOOR, Entry, Opened, Store, not_the_door};
+use super::{Behind, Entry, Opened, Store, not_behind, not_the_door};
 use crate::cask::{Class, Tx};
 use crate::clock::Timestamp;
 use crate::device::Device;
@@ -22,8 +22,8 @@ impl<D: Device> Store<D> {
     /// [`Error::NotFound`], also for the thread that renamed a log a moment ago and looks for its
     /// old name; [`Error::NotDirectory`]; those of reading.
     pub fn lookup(&self, caller: &Caller, dir: Number, name: &[u8]) -> Result<Entry> {
-        if name == DOOR {
-            return Err(Error::NotFound);
+        if let Some(entry) = self.lookup_door(dir, name)? {
+            return Ok(entry);
         }
         let inode = self.fs.lookup(dir, name)?;
         if inode.is_file() && self.absences.hides(self.now(), caller.tid, dir, name) {
@@ -54,7 +54,7 @@ impl<D: Device> Store<D> {
         perm: u32,
         rdev: u64,
     ) -> Result<Entry> {
-        not_the_door(name)?;
+        not_the_door(dir, name)?;
         let new = NewFile {
             kind,
             perm,
@@ -71,7 +71,7 @@ impl<D: Device> Store<D> {
     /// # Errors
     /// As [`Store::mknod`].
     pub fn mkdir(&self, caller: &Caller, dir: Number, name: &[u8], perm: u32) -> Result<Entry> {
-        not_the_door(name)?;
+        not_the_door(dir, name)?;
         let kind = FileKind::Directory;
         let new = NewFile {
             kind,
@@ -96,7 +96,7 @@ impl<D: Device> Store<D> {
         name: &[u8],
         target: &[u8],
     ) -> Result<Entry> {
-        not_the_door(name)?;
+        not_the_door(dir, name)?;
         let (inode, lsn) = self.fs.symlink(caller, dir, name, target)?;
         self.confirm_in(dir, lsn)?;
         self.entry(&inode)
@@ -107,7 +107,8 @@ impl<D: Device> Store<D> {
     /// # Errors
     /// [`Error::NotPermitted`] for a live log; [`Error::Exists`]; [`Error::TooManyLinks`].
     pub fn link(&self, _caller: &Caller, ino: Number, dir: Number, name: &[u8]) -> Result<Entry> {
-        not_the_door(name)?;
+        not_the_door(dir, name)?;
+        not_behind(ino)?;
         let inode = self.link_unless_live(ino, dir, name)?;
         self.entry(&inode)
     }
@@ -117,6 +118,7 @@ impl<D: Device> Store<D> {
     /// # Errors
     /// [`Error::NotFound`], [`Error::IsDirectory`]; those of writing.
     pub fn unlink(&self, _caller: &Caller, dir: Number, name: &[u8]) -> Result<()> {
+        not_the_door(dir, name)?;
         self.unlink_name(dir, name)
     }
 
@@ -126,6 +128,7 @@ impl<D: Device> Store<D> {
     /// # Errors
     /// [`Error::NotFound`], [`Error::NotDirectory`], [`Error::NotEmpty`]; those of writing.
     pub fn rmdir(&self, _caller: &Caller, dir: Number, name: &[u8]) -> Result<()> {
+        not_the_door(dir, name)?;
         let (_, lsn) = self.fs.rmdir(dir, name)?;
         self.confirm_in(dir, lsn)
     }
@@ -143,7 +146,8 @@ impl<D: Device> Store<D> {
         new_name: &[u8],
         flags: RenameFlags,
     ) -> Result<()> {
-        not_the_door(new_name)?;
+        not_the_door(dir, name)?;
+        not_the_door(new_dir, new_name)?;
         let from = Place { dir, name };
         let to = Place {
             dir: new_dir,
@@ -165,6 +169,9 @@ impl<D: Device> Store<D> {
         attrs: bool,
         visit: &mut dyn FnMut(&DirEntry, Option<&Entry>) -> bool,
     ) -> Result<()> {
+        if let Some(behind) = Behind::of(ino) {
+            return self.read_behind(behind, cookie, attrs, visit);
+        }
         namespace::read_dir(&*self.cask, ino, cookie, &mut |entry| {
             if !attrs {
                 return Ok(visit(&entry, None));
@@ -222,7 +229,7 @@ impl<D: Device> Store<D> {
             rdev: 0,
         };
         let adopts = self.absences.hides(now, caller.tid, dir, name);
-        let ((inode, mode, drops, _, binding), lsn) = self.cask.transact_then(
+        let ((inode, mode, drops, _, tie), lsn) = self.cask.transact_then(
             Class::Grow,
             |tx| {
                 let mut drops = false;
@@ -243,22 +250,22 @@ impl<D: Device> Store<D> {
                 }
                 Ok((inode, mode, drops, predecessor(tx, &inode)?, None))
             },
-            |(inode, mode, _, looks, binding)| {
+            |(inode, mode, _, looks, tie)| {
                 if *mode == Mode::Log && flags.write {
                     let bound = self.bindings.bind(dir, name, inode.number, looks.clone());
                     if inode.size == 0 {
-                        bound.state().emptied();
+                        bound.binding().state().emptied();
                     }
-                    *binding = Some(bound);
+                    *tie = Some(bound);
                 } else {
                     self.fs.opens().add(inode.number);
                 }
             },
         )?;
         self.absences.end(caller.tid, dir, name);
-        let opened = match (binding, mode) {
+        let opened = match (tie, mode) {
             // The kernel believes the file to be new and the handle to be at its start.
-            (Some(binding), _) => self.opened_log(&inode, 0, flags, binding),
+            (Some(tie), _) => self.opened_log(&inode, 0, flags, tie),
             (None, Mode::Value) => {
                 let draft = if drops && flags.write {
                     Draft::empty()
@@ -294,23 +301,35 @@ impl<D: Device> Store<D> {
         Ok(inode)
     }
 
-    /// Takes a name; its writers make it anew with their next record.
+    /// Takes a name; its writers make it anew with their next record, or with `roll-on=reopen` stay
+    /// with the file.
     pub(super) fn unlink_name(&self, dir: Number, name: &[u8]) -> Result<()> {
         let now = self.now();
-        let (_, lsn) = self.cask.transact_then(
+        let ((unnamed, _), lsn) = self.cask.transact_then(
             Class::Release,
             |tx| {
                 let inode = namespace::lookup(tx, dir, name)?;
                 let looks = predecessor(tx, &inode)?;
-                namespace::unlink(tx, dir, name, &|ino| self.fs.is_open(ino), now)?;
-                Ok(looks)
+                let unnamed = self
+                    .follows(tx, Place { dir, name }, &inode)?
+                    .then_some(inode.number);
+                let is_open = |ino| self.fs.is_open(ino) || unnamed == Some(ino);
+                namespace::unlink(tx, dir, name, &is_open, now)?;
+                Ok((unnamed, looks))
             },
-            |looks| {
-                if let Some(binding) = self.bindings.find(dir, name) {
+            |(unnamed, looks)| {
+                if let Some(number) = *unnamed {
+                    let keep = || self.fs.opens().add(number);
+                    self.bindings.unname(dir, name, number, keep);
+                } else if let Some(binding) = self.bindings.find(dir, name) {
                     binding.state().cut(None, looks.clone());
                 }
             },
         )?;
+        if let Some(number) = unnamed {
+            // Its last writer may have gone just before.
+            self.fs.reap(number)?;
+        }
         self.confirm_in(dir, lsn)
     }
 }

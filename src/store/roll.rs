@@ -9,11 +9,14 @@
 //! Invariant: when the transaction is over no handle that was bound to the old name leads to the
 //! segment, since handles find the live file only through their binding, which the same transaction
 //! makes forget it.
+//!
+//! With `roll-on=reopen` a rename is what it is in POSIX: the binding goes along with the file, and
+//! handles come back to the old name when a [rotation](super::rotate) is asked for.
 
 use super::log::{STAGE_MIN, make_like, predecessor};
 use super::settings::Mode;
 use super::{Notice, Store};
-use crate::cask::{Class, Lsn, Read, Staged};
+use crate::cask::{Class, Lsn, Read, Staged, Tx};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::key::Number;
@@ -23,13 +26,25 @@ use crate::limits::CARRY_MAX;
 
 /// A begun record that a cut carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Carry {
+pub(super) struct Carry {
     /// The live log it stands in.
-    number: Number,
+    pub number: Number,
     /// Its first byte there, which is where the segment will end.
-    start: u64,
+    pub start: u64,
     /// Its bytes.
-    len: usize,
+    pub len: usize,
+}
+
+impl Carry {
+    /// The record begun at `start`, unless it is too long to be carried.
+    pub fn of(inode: &Inode, start: u64) -> Option<Self> {
+        let len = usize::try_from(inode.size.checked_sub(start)?).ok()?;
+        (1..=CARRY_MAX).contains(&len).then_some(Self {
+            number: inode.number,
+            start,
+            len,
+        })
+    }
 }
 
 /// What a rename did to the tables.
@@ -39,6 +54,10 @@ struct Moved {
     fresh: Option<(Number, u64)>,
     /// It was a log, live or not.
     is_log: bool,
+    /// Its writers go along with it.
+    follows: bool,
+    /// What was replaced while its writers stay with it.
+    unnamed: Option<Number>,
     looks: super::binding::Predecessor,
 }
 
@@ -91,6 +110,10 @@ impl<D: Device> Store<D> {
                     if moved.fresh.is_some() {
                         self.notify(Notice::InvalidateInode(moved.inode.number));
                     }
+                    if let Some(number) = moved.unnamed {
+                        // Its last writer may have gone just before.
+                        self.fs.reap(number)?;
+                    }
                     break lsn;
                 }
             }
@@ -117,9 +140,10 @@ impl<D: Device> Store<D> {
                     return Ok(Outcome::Same);
                 }
                 let bound = self.bindings.find(from.dir, from.name).is_some();
+                let follows = self.follows(tx, from, &inode)?;
                 let is_log =
-                    bound || inode.is_file() && self.walk.of(tx, &inode)?.mode == Mode::Log;
-                if bound && flags.whiteout {
+                    !follows && (bound || inode.is_file() && self.is_cut_by_rename(tx, &inode)?);
+                if bound && !follows && flags.whiteout {
                     return Err(Error::invalid(
                         "the old name of a live log stays free for it",
                     ));
@@ -129,7 +153,11 @@ impl<D: Device> Store<D> {
                     return Ok(Outcome::NeedsRoom);
                 }
                 let looks = predecessor(tx, &inode)?;
-                let is_open = |ino| self.fs.is_open(ino);
+                let unnamed = match namespace::lookup(tx, to.dir, to.name) {
+                    Ok(target) if self.follows(tx, to, &target)? => Some(target.number),
+                    _ => None,
+                };
+                let is_open = |ino| self.fs.is_open(ino) || unnamed == Some(ino);
                 namespace::rename(tx, caller, from, to, flags, &is_open, now)?;
                 let mut fresh = None;
                 if let Some(carry) = carry {
@@ -145,16 +173,15 @@ impl<D: Device> Store<D> {
                     }
                     live.size = carry.len as u64;
                     save(tx, &live)?;
-                    let mut segment = load(tx, carry.number)?;
-                    tx.truncate(segment.content, carry.start);
-                    segment.size = carry.start;
-                    save(tx, &segment)?;
+                    end_at(tx, carry)?;
                     fresh = Some((live.number, carry.start));
                 }
                 Ok(Outcome::Moved(Box::new(Moved {
                     inode,
                     fresh,
                     is_log,
+                    follows,
+                    unnamed,
                     looks,
                 })))
             },
@@ -162,10 +189,17 @@ impl<D: Device> Store<D> {
                 let Outcome::Moved(moved) = outcome else {
                     return;
                 };
-                if let Some(source) = self.bindings.find(from.dir, from.name) {
-                    source.state().cut(moved.fresh, moved.looks.clone());
+                if let Some(number) = moved.unnamed {
+                    let keep = || self.fs.opens().add(number);
+                    self.bindings.unname(to.dir, to.name, number, keep);
                 }
                 self.bindings.forget(to.dir, to.name);
+                if moved.follows {
+                    let (from, to) = ((from.dir, from.name), (to.dir, to.name));
+                    self.bindings.follow(from, to, moved.inode.number);
+                } else if let Some(source) = self.bindings.find(from.dir, from.name) {
+                    source.state().cut(moved.fresh, moved.looks.clone());
+                }
                 if moved.is_log {
                     let ino = moved.inode.number;
                     self.absences
@@ -193,23 +227,28 @@ impl<D: Device> Store<D> {
             Err(Error::NotFound) => return Ok(None),
             Err(error) => return Err(error),
         };
-        if self.walk.of(r, &inode)?.record.is_none() {
+        if self.walk.of(r, &inode)?.record.is_none() || self.follows(r, place, &inode)? {
             return Ok(None);
         }
-        let len = inode
-            .size
-            .checked_sub(start)
-            .and_then(|len| usize::try_from(len).ok());
-        Ok(len
-            .filter(|len| (1..=CARRY_MAX).contains(len))
-            .map(|len| Carry {
-                number: inode.number,
-                start,
-                len,
-            }))
+        Ok(Carry::of(&inode, start))
     }
 
-    fn bytes_of(&self, r: &impl Read, carry: Carry) -> Result<Vec<u8>> {
+    /// Whether the writers of the file under a name stay with it whatever becomes of the name.
+    pub(super) fn follows(&self, r: &impl Read, place: Place<'_>, inode: &Inode) -> Result<bool> {
+        match self.bindings.find(place.dir, place.name) {
+            Some(binding) if inode.is_file() => {
+                Ok(binding.state().follows() || self.walk.of(r, inode)?.reopen)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn is_cut_by_rename(&self, r: &impl Read, inode: &Inode) -> Result<bool> {
+        let settings = self.walk.of(r, inode)?;
+        Ok(settings.mode == Mode::Log && !settings.reopen)
+    }
+
+    pub(super) fn bytes_of(&self, r: &impl Read, carry: Carry) -> Result<Vec<u8>> {
         let mut bytes = vec![0; carry.len];
         let inode = load(r, carry.number)?;
         r.read_content(inode.content, carry.start, &mut bytes)?;
@@ -241,4 +280,12 @@ impl<D: Device> Store<D> {
         )?;
         self.confirm_in(from.dir, lsn)
     }
+}
+
+/// Ends the segment where the begun record was.
+pub(super) fn end_at<D: Device>(tx: &mut Tx<'_, D>, carry: Carry) -> Result<()> {
+    let mut segment = load(tx, carry.number)?;
+    tx.truncate(segment.content, carry.start);
+    segment.size = carry.start;
+    save(tx, &segment)
 }

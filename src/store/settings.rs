@@ -60,7 +60,7 @@ static TABLE: &[Setting] = &[
         "0, 1", "1: a returned write is in the container file"),
     setting!("sync", "0", true, |v| one_of(v, BOOL),
         "0, 1", "1: a returned write is durable on disk"),
-    setting!("roll-on", "rename", false, |v| one_of(v, &["rename", "reopen"]),
+    setting!("roll-on", "rename", true, |v| one_of(v, &["rename", "reopen"]),
         "rename, reopen", "what cuts a log under its writers"),
     setting!("roll", "never", false, |v| one_of(v, &["never", "hour", "day", "month", "year"]),
         "never, hour, day, month, year", "when the clock cuts a log (UTC)"),
@@ -68,7 +68,7 @@ static TABLE: &[Setting] = &[
         "a number; 0 is off", "records after which a log is cut"),
     setting!("roll-size", "0", false, |v| size(v).map(drop),
         "bytes, with k, m, g, t; 0 is off", "bytes after which a log is cut"),
-    setting!("roll-name", "%n.%Y%m%d", false, roll_name,
+    setting!("roll-name", "%n.%Y%m%d", true, roll_name,
         "a file name with %n %Y %m %d %H %M %S %%", "what a segment is called when caskfs cuts"),
     setting!("keep", "all", false, |v| if v == "all" { Ok(()) } else { positive(v) },
         "all, or a number from 1", "segments that stay, the live one included"),
@@ -187,6 +187,8 @@ pub struct Effective {
     pub sync: bool,
     /// Truncation of a log to zero spares what the truncating handle has not read.
     pub keep_unread: bool,
+    /// A log's writers stay with their file until a rotation is asked for.
+    pub reopen: bool,
 }
 
 impl Default for Effective {
@@ -197,6 +199,7 @@ impl Default for Effective {
             flush: true,
             sync: false,
             keep_unread: true,
+            reopen: false,
         }
     }
 }
@@ -214,6 +217,7 @@ impl Effective {
             (b"record", text) => self.record = record_delimiter(text).unwrap_or(self.record),
             (b"flush", "0" | "1") => self.flush = text == "1",
             (b"sync", "0" | "1") => self.sync = text == "1",
+            (b"roll-on", "rename" | "reopen") => self.reopen = text == "reopen",
             (b"truncate", "read" | "posix") => self.keep_unread = text == "read",
             _ => {}
         }
@@ -469,7 +473,6 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused_by_name() {
         for (name, value) in [
-            ("roll-on", "reopen"),
             ("roll", "day"),
             ("keep", "7"),
             ("ttl", "30m"),
@@ -515,6 +518,7 @@ mod tests {
             log.clone().with(b"mode", b"nonsense").with(b"ttl", b"3"),
             log
         );
+        assert!(log.clone().with(b"roll-on", b"reopen").reopen);
         assert!(!log.with(b"truncate", b"posix").keep_unread);
     }
 }

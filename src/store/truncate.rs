@@ -4,6 +4,8 @@
 //! it has made a copy of what it read: only that is dropped, and records that came after the last
 //! read become the new content, in one transaction.
 
+use std::sync::Arc;
+
 use super::binding::Binding;
 use super::handle::{Handle, Kind, LogHandle};
 use super::log::{STAGE_MIN, live};
@@ -52,7 +54,7 @@ impl<D: Device> Store<D> {
                 Kind::Value(draft) => {
                     return self.truncate_value(&handle, draft, size).map(|()| true);
                 }
-                Kind::Plain => {}
+                Kind::Plain | Kind::Rotate(_) => {}
             }
         }
         let inode = self.fs.inode(ino)?;
@@ -104,24 +106,24 @@ impl<D: Device> Store<D> {
         size: u64,
     ) -> Result<()> {
         handle.for_writing()?;
-        let binding = &*log.binding;
+        let binding = &log.tie.binding();
         let settings = self.settings_of(binding)?;
         // With the gate closed the end of the log stands still; only a cut may still come between.
         let _alone = binding.gate.write();
         let lsn = if size > 0 {
-            self.extend(caller, handle, binding, size)?
+            self.extend(caller, handle, log, size)?
         } else {
             let read = settings
                 .keep_unread
-                .then(|| binding.state().read_end(handle.fh))
+                .then(|| binding.state().read_end(log.tie.id))
                 .flatten();
             match read {
-                None => self.empty(caller, binding)?,
+                None => self.empty(caller, log)?,
                 Some(end) => loop {
-                    let Some(rest) = self.unread(handle, binding, end)? else {
+                    let Some(rest) = self.unread(handle, log, binding, end)? else {
                         break self.cask.lsn();
                     };
-                    if let Some(lsn) = self.drop_read(caller, binding, rest)? {
+                    if let Some(lsn) = self.drop_read(caller, log, binding, rest)? {
                         self.notify(Notice::InvalidateInode(rest.live));
                         break lsn;
                     }
@@ -132,43 +134,47 @@ impl<D: Device> Store<D> {
     }
 
     /// Extends the live log by zeros to `size`.
-    fn extend(
-        &self,
-        caller: &Caller,
-        handle: &Handle,
-        binding: &Binding,
-        size: u64,
-    ) -> Result<Lsn> {
+    fn extend(&self, caller: &Caller, handle: &Handle, log: &LogHandle, size: u64) -> Result<Lsn> {
         let now = self.now();
-        let ((), lsn) = self
-            .cask
-            .transact(Class::Grow, |tx| match live(tx, binding)? {
-                Some(mut inode) if inode.number == handle.ino && size >= inode.size => {
-                    data::truncate(tx, caller, &mut inode, size, now)
-                }
-                _ => Err(SHORTENED),
-            })?;
+        let ((), lsn) =
+            self.cask
+                .transact(Class::Grow, |tx| match live(tx, &log.tie.binding())? {
+                    Some(mut inode) if inode.number == handle.ino && size >= inode.size => {
+                        data::truncate(tx, caller, &mut inode, size, now)
+                    }
+                    _ => Err(SHORTENED),
+                })?;
         Ok(lsn)
     }
 
     /// Drops everything in the live log.
-    fn empty(&self, caller: &Caller, binding: &Binding) -> Result<Lsn> {
+    fn empty(&self, caller: &Caller, log: &LogHandle) -> Result<Lsn> {
         let now = self.now();
         let ((), lsn) = self.cask.transact_then(
             Class::Release,
-            |tx| match live(tx, binding)? {
+            |tx| match live(tx, &log.tie.binding())? {
                 Some(mut inode) => data::truncate(tx, caller, &mut inode, 0, now),
                 None => Ok(()),
             },
-            |()| binding.state().emptied(),
+            |()| log.tie.binding().state().emptied(),
         )?;
         Ok(lsn)
     }
 
     /// What stays when a handle that has read up to `end` truncates. `None` when there is nothing to
     /// drop: the log was cut since, and of the fresh one the handle has read nothing.
-    fn unread(&self, handle: &Handle, binding: &Binding, end: u64) -> Result<Option<Rest>> {
-        let Some(inode) = live(&*self.cask, binding)?.filter(|i| i.number == handle.ino) else {
+    fn unread(
+        &self,
+        handle: &Handle,
+        log: &LogHandle,
+        binding: &Arc<Binding>,
+        end: u64,
+    ) -> Result<Option<Rest>> {
+        let inode = match log.tie.is_on(binding) {
+            true => live(&*self.cask, binding)?,
+            false => None,
+        };
+        let Some(inode) = inode.filter(|inode| inode.number == handle.ino) else {
             return Ok(None);
         };
         let dropped = end.min(inode.size);
@@ -181,12 +187,19 @@ impl<D: Device> Store<D> {
     }
 
     /// Drops what was read. `None` when the log changed meanwhile.
-    fn drop_read(&self, caller: &Caller, binding: &Binding, rest: Rest) -> Result<Option<Lsn>> {
+    fn drop_read(
+        &self,
+        caller: &Caller,
+        log: &LogHandle,
+        binding: &Arc<Binding>,
+        rest: Rest,
+    ) -> Result<Option<Lsn>> {
+        let on = (log, binding);
         if rest.len() == 0 {
-            return self.replace(caller, binding, rest, Class::Release, &mut |_, _| Ok(0));
+            return self.replace(caller, on, rest, Class::Release, &mut |_, _| Ok(0));
         }
         if rest.len() < STAGE_MIN as u64 {
-            return self.replace(caller, binding, rest, Class::Grow, &mut |tx, _| {
+            return self.replace(caller, on, rest, Class::Grow, &mut |tx, _| {
                 let mut bytes = vec![0; usize::try_from(rest.len()).unwrap_or_default()];
                 tx.read_content(rest.content, rest.dropped, &mut bytes)?;
                 let content = tx.new_number();
@@ -202,7 +215,7 @@ impl<D: Device> Store<D> {
             .inode(rest.live)
             .and_then(|source| self.copy(&source, rest.dropped, spare))
             .and_then(|()| {
-                self.replace(caller, binding, rest, Class::Grow, &mut |tx, content| {
+                self.replace(caller, on, rest, Class::Grow, &mut |tx, content| {
                     let mut copy = load(tx, spare)?;
                     let moved = std::mem::replace(&mut copy.content, content);
                     save(tx, &copy)?;
@@ -218,7 +231,7 @@ impl<D: Device> Store<D> {
     fn replace(
         &self,
         caller: &Caller,
-        binding: &Binding,
+        (log, binding): (&LogHandle, &Arc<Binding>),
         rest: Rest,
         class: Class,
         content: &mut dyn FnMut(&mut crate::cask::Tx<'_, D>, Number) -> Result<Number>,
@@ -228,7 +241,7 @@ impl<D: Device> Store<D> {
             class,
             |tx| {
                 let mut inode = match live(tx, binding)? {
-                    Some(inode) if is_still(&inode, rest) => inode,
+                    Some(inode) if log.tie.is_on(binding) && is_still(&inode, rest) => inode,
                     _ => return Ok(false),
                 };
                 if rest.len() == 0 {
@@ -264,7 +277,7 @@ impl<D: Device> Store<D> {
         len: u64,
     ) -> Result<()> {
         let end = data::end_of(offset, len)?;
-        let size = live(&*self.cask, &log.binding)?.map_or(0, |inode| inode.size);
+        let size = live(&*self.cask, &log.tie.binding())?.map_or(0, |inode| inode.size);
         let keeps = mode == libc::FALLOC_FL_KEEP_SIZE || mode == 0 && end <= size;
         if !keeps {
             return Err(Error::NotPermitted("a log grows by appending only"));

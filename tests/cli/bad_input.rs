@@ -20,6 +20,7 @@ const VERBS: &[(i32, &[&str])] = &[
     (1, &["get", "a.cask"]),
     (1, &["set", "a.cask", "mode=log"]),
     (1, &["mkstore", "a.cask:/s"]),
+    (1, &["rotate", "a.cask:/logs/x"]),
     (8, &["fsck", "a.cask"]),
     (32, &["mount", "a.cask", "m"]),
 ];
@@ -155,6 +156,7 @@ fn paths_that_are_not_there() {
         &["set", "a.cask:/none", "mode=log"],
         &["cp", "a.cask:/none", "out"],
         &["mkstore", "a.cask:/none/s"],
+        &["rotate", "a.cask:/logs/none"],
     ] {
         let sentence = scratch.run(args).fails(1);
         assert!(sentence.starts_with("a.cask:/"), "{sentence}");
@@ -189,6 +191,7 @@ fn wrong_options() {
         (2, &["mkstore", "--like=heap", "a.cask:/h"]),
         (2, &["mkstore", "--mode=rwx", "a.cask:/h"]),
         (2, &["df"]),
+        (2, &["rotate"]),
         (16, &["fsck"]),
         (16, &["fsck", "--no-such-option", "a.cask"]),
         (16, &["fsck", "-n", "-y", "a.cask"]),

@@ -21,7 +21,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// The program under test.
-const BIN: &str = env!("CARGO_BIN_EXE_caskfs");
+pub const BIN: &str = env!("CARGO_BIN_EXE_caskfs");
 /// Longest that any single command or state change may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 

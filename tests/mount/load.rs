@@ -120,6 +120,8 @@ impl Load {
 pub enum How {
     /// By `rename(2)`.
     Rename,
+    /// By `rename(2)` and a write to `.cask/rotate`, in a store of `roll-on=reopen`.
+    Reopen,
     /// By copying and truncating, as an ordinary filesystem needs it, and loses by it.
     CopyTruncate,
 }
@@ -128,7 +130,7 @@ pub enum How {
 struct Cut {
     number: u64,
     name: String,
-    /// Bytes of the segment when `rename` had returned; `None` while it has not.
+    /// Bytes of the segment when the cut had returned; `None` while it has not.
     size: Option<u64>,
     archived: bool,
 }
@@ -276,6 +278,9 @@ impl Cutter {
                 cut.join().unwrap()
             })
             .and_then(|()| Ok(fs::metadata(&job.segment)?.size())),
+            How::Reopen => fs::rename(&live, &job.segment)
+                .and_then(|()| fs::write(self.logs.join(".cask/rotate"), name))
+                .and_then(|()| Ok(fs::metadata(&job.segment)?.size())),
             How::CopyTruncate => copy_truncate(&live, &job.segment),
         };
         match size {

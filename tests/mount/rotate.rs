@@ -8,17 +8,25 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::guard::{self, Cask, Share, installed, setting, sh, until};
+use super::guard::{self, BIN, Cask, Share, installed, setting, sh, until};
 use super::ledger::Ledger;
 use super::load::{Written, read_compressed};
 use super::writer::{self, Style};
 
 /// Rotates `CASKFS_ROTATIONS` (6) times with these directives; `style` is how the writers write.
 fn rotates(directives: &str, style: Style) {
+    rotates_in(None, directives, style);
+}
+
+/// The same in a store with this setting.
+fn rotates_in(store: Option<&str>, directives: &str, style: Style) {
     if !installed("logrotate") {
         return;
     }
     let Some(cask) = Cask::mounted() else { return };
+    if let Some(setting) = store {
+        cask.set("logs", setting);
+    }
     let (report, rotations) = rotate(
         &cask.path("logs"),
         &cask.outside("work"),
@@ -66,21 +74,27 @@ fn rotate(
         names.push(name);
     }
     names.dedup();
-    let mut lines = 0;
+    // Each by its own count: those who share a name are slower than those who have one.
+    let returned = |writers: &[writer::Writer]| -> Vec<u64> {
+        writers
+            .iter()
+            .map(|writer| writer.note().returned)
+            .collect()
+    };
+    let mut lines = vec![0; writers.len()];
     for _ in 0..rotations {
         // A new second for the names by date, and fresh lines in every log.
         let second = now();
-        lines += 200;
         until(
             "fresh lines in a new second",
             Duration::from_secs(60),
-            || now() > second && writers.iter().all(|writer| writer.note().returned >= lines),
+            || {
+                let now_returned = returned(&writers);
+                let fresh = |(now, before): (&u64, &u64)| *now >= before + 200;
+                now() > second && now_returned.iter().zip(&lines).all(fresh)
+            },
         );
-        lines = writers
-            .iter()
-            .map(|writer| writer.note().returned)
-            .max()
-            .unwrap();
+        lines = returned(&writers);
         let ran = sh(
             "logrotate",
             [
@@ -250,6 +264,15 @@ fn nocreate_and_compress_under_writers_without_append() {
 #[test]
 fn copytruncate_under_writers_without_append() {
     rotates("copytruncate", Style::Offset);
+}
+
+/// Where a rename cuts nothing the writers are told to come back; they still need no signal.
+#[test]
+fn postrotate_in_a_store_of_roll_on_reopen() {
+    for (first, style) in [("create", Style::Whole), ("nocreate", Style::Halves)] {
+        let directives = format!("{first}, compress, postrotate, {BIN} rotate \"$1\", endscript");
+        rotates_in(Some("roll-on=reopen"), &directives, style);
+    }
 }
 
 /// The checker itself: on an ordinary filesystem `copytruncate` must be seen to lose.

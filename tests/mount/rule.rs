@@ -4,6 +4,7 @@
 //! For five seconds after a cut the thread that renamed does not see the new live log (point 2), so
 //! cuts are made by a thread of their own unless that very thing is tested.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
@@ -13,7 +14,7 @@ use std::thread;
 use rustix::fs::{CWD, FallocateFlags, RenameFlags, fallocate, renameat_with, statvfs};
 use rustix::io::Errno;
 
-use super::guard::Cask;
+use super::guard::{Cask, caskfs, sh};
 use super::load::copy_truncate;
 
 /// A handle that appends to `path`.
@@ -393,19 +394,117 @@ fn removing_a_live_log_frees_its_space_at_once() {
 
 // Point 6: the binding of POSIX on request.
 
+/// `caskfs rotate` of a log that was renamed.
+fn rotate(path: &Path) -> super::guard::Ran {
+    caskfs([OsStr::new("rotate"), path.as_os_str()])
+}
+
 #[test]
-#[ignore = "roll-on=reopen is not built yet: the setting is refused by name"]
 fn roll_on_reopen_binds_to_the_inode() {
+    let Some((cask, live, old)) = log() else {
+        return;
+    };
+    cask.set("logs", "roll-on=reopen");
+    let writers = [appender(&live), appender(&live)];
+    put(&writers[0], "1\n");
+    fs::set_permissions(&live, Permissions::from_mode(0o640)).unwrap();
+    fs::rename(&live, &old).unwrap();
+    put(&writers[0], "2\n");
+    put(&writers[1], "be");
+    assert_eq!(text(&old), "1\n2\nbe");
+    assert!(!live.exists());
+    let ran = rotate(&live).ok();
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""));
+    assert_eq!((text(&old), text(&live)), ("1\n2\n".into(), "be".into()));
+    assert_eq!(fs::metadata(&live).unwrap().mode() & 0o7777, 0o640);
+    put(&writers[1], "gun\n");
+    put(&writers[0], "3\n");
+    assert_eq!(text(&old), "1\n2\n", "the segment is final");
+    assert_eq!(text(&live), "begun\n3\n");
+    rotate(&live).ok();
+    assert_eq!(text(&live), "begun\n3\n", "nothing was renamed");
+}
+
+#[test]
+fn a_write_to_the_control_file_rotates() {
     let Some((cask, live, old)) = log() else {
         return;
     };
     cask.set("logs", "roll-on=reopen");
     let writer = appender(&live);
     put(&writer, "1\n");
-    cut(&live, &old);
+    fs::rename(&live, &old).unwrap();
+    // logrotate's `create`: a file is there already, and its own.
+    fs::write(&live, "").unwrap();
+    fs::set_permissions(&live, Permissions::from_mode(0o600)).unwrap();
     put(&writer, "2\n");
-    assert_eq!(text(&old), "1\n2\n");
+    let script = format!(
+        "cd {} && echo a.log > .cask/rotate && ls -a",
+        live.parent().unwrap().display()
+    );
+    let ran = sh("sh", ["-c", &script]).ok();
+    assert_eq!(ran.stdout, ".\n..\na.log\na.log.1\n");
+    put(&writer, "3\n");
+    assert_eq!((text(&old), text(&live)), ("1\n2\n".into(), "3\n".into()));
+    assert_eq!(fs::metadata(&live).unwrap().mode() & 0o7777, 0o600);
+    let control = live.with_file_name(".cask").join("rotate");
+    refused(fs::write(cask.path(".cask/rotate"), "none\n"), Errno::NOENT);
+    refused(fs::write(cask.path(".cask/rotate"), "logs\n"), Errno::ISDIR);
+    refused(fs::write(cask.path(".cask/other"), "x"), Errno::PERM);
+    refused(fs::remove_file(&control), Errno::PERM);
+    assert_eq!(fs::read(&control).unwrap(), b"");
+}
+
+#[test]
+fn a_writer_stays_with_a_removed_log_until_the_rotation() {
+    let Some((cask, live, _)) = log() else { return };
+    cask.set("logs", "roll-on=reopen");
+    let writer = appender(&live);
+    put(&writer, "1\n");
+    fs::remove_file(&live).unwrap();
+    put(&writer, "2\n");
     assert!(!live.exists());
+    assert_eq!(writer.metadata().unwrap().len(), 4);
+    rotate(&live).ok();
+    put(&writer, "3\n");
+    assert_eq!(text(&live), "3\n");
+}
+
+#[test]
+fn where_a_rename_cuts_a_rotation_renames_by_itself() {
+    let Some((cask, live, _)) = log() else { return };
+    cask.set("logs", "roll-name=%n.old");
+    let writer = appender(&live);
+    put(&writer, "1\nbe");
+    rotate(&live).ok();
+    put(&writer, "gun\n");
+    rotate(&live).ok();
+    rotate(&live).ok();
+    put(&writer, "3\n");
+    assert_eq!(text(&cask.path("logs/a.log.old")), "1\n");
+    assert_eq!(text(&cask.path("logs/a.log.old.1")), "begun\n");
+    assert_eq!(text(&live), "3\n");
+    assert!(!cask.path("logs/a.log.old.2").exists());
+}
+
+#[test]
+fn what_cannot_be_rotated_is_said() {
+    let Some((cask, live, _)) = log() else { return };
+    fs::write(cask.path("plain"), "x").unwrap();
+    for (path, why) in [
+        (
+            cask.path("plain"),
+            "is no log; only a file in mode=log is rotated",
+        ),
+        (live, "no such file or directory"),
+        (cask.path("logs"), "is a directory"),
+    ] {
+        let ran = rotate(&path);
+        assert_eq!(ran.code, Some(1));
+        assert_eq!(ran.stderr, format!("caskfs: {}: {why}\n", path.display()));
+    }
+    assert_eq!(rotate(cask.mountpoint()).code, Some(1));
+    assert_eq!(caskfs(["rotate"]).code, Some(2));
 }
 
 // Point 8: copytruncate.

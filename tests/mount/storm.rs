@@ -58,19 +58,11 @@ fn storm(logs: &Path, work: &Path, how: How, (cuts, pairs): (usize, u64), lines:
     }
 }
 
-#[test]
-fn nothing_is_lost_in_a_rename_storm() {
-    let Some(cask) = Cask::mounted_with(&["--label=storm"]) else {
-        return;
-    };
+/// A storm in which nothing may be lost.
+fn loses_nothing(cask: &Cask, how: How, pairs: u64) {
     let cuts = setting("CASKFS_STORM_CUTS", 1000) as usize;
-    let outcome = storm(
-        &cask.path("logs"),
-        &cask.outside("work"),
-        How::Rename,
-        (cuts, 10),
-        0,
-    );
+    let (logs, work) = (cask.path("logs"), cask.outside("work"));
+    let outcome = storm(&logs, &work, how, (cuts, pairs), 0);
     assert_eq!(
         outcome.troubles,
         Vec::<String>::new(),
@@ -81,6 +73,21 @@ fn nothing_is_lost_in_a_rename_storm() {
         outcome.changed, 0,
         "segments changed after rename had returned"
     );
+}
+
+#[test]
+fn nothing_is_lost_in_a_rename_storm() {
+    if let Some(cask) = Cask::mounted_with(&["--label=storm"]) {
+        loses_nothing(&cask, How::Rename, 10);
+    }
+}
+
+#[test]
+fn nothing_is_lost_in_a_storm_of_rotations() {
+    if let Some(cask) = Cask::mounted_with(&["--label=storm"]) {
+        cask.set("logs", "roll-on=reopen");
+        loses_nothing(&cask, How::Reopen, 0);
+    }
 }
 
 /// The checker itself: on an ordinary filesystem the same storm must be seen to lose.

@@ -3,6 +3,7 @@
 mod log;
 mod plain;
 mod roll;
+mod rotate;
 mod settings;
 mod truncate;
 mod value;
@@ -16,6 +17,7 @@ use super::*;
 use crate::cask::{FormatOptions, OpenOptions};
 use crate::clock::ManualClock;
 use crate::device::MemoryDevice;
+use crate::error::Error;
 use crate::format::FileKind;
 use crate::fs::{OpenFlags, RenameFlags, SetAttr, SetTime};
 
