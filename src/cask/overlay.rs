@@ -253,20 +253,26 @@ impl Overlay {
         })
     }
 
-    fn chunk_cost(geometry: &Geometry, content: &Content, block: u64) -> Cost {
+    /// Nothing below knows the content, so all of it comes to stand in one place of the tree, which
+    /// is paid for with the content.
+    fn keys_of(&self, number: Number, keys: u64) -> u64 {
+        if number >= self.born { 0 } else { keys }
+    }
+
+    fn chunk_cost(geometry: &Geometry, content: &Content, block: u64, keys: u64) -> Cost {
         let Some(chunk) = content.chunks.get(&block) else {
             return Cost::default();
         };
         let alone = content.hides(block) && content.extent_at(block).is_none();
         if alone && chunk.end() <= geometry.inline_max() {
             Cost {
-                keys: 1,
+                keys: keys.min(1),
                 bytes: (chunk.end() + CONTENT_OVERHEAD) as u64,
                 blocks: 0,
             }
         } else {
             Cost {
-                keys: 3,
+                keys,
                 bytes: 3 * CONTENT_OVERHEAD as u64 + 4,
                 blocks: 1,
             }
@@ -276,10 +282,11 @@ impl Overlay {
     /// Changes the chunk at `block` and keeps the account.
     fn patch(&mut self, number: Number, block: u64, at: usize, bytes: &[u8]) {
         let geometry = self.geometry;
+        let keys = self.keys_of(number, 3);
         let content = self.content(number);
-        let before = Self::chunk_cost(&geometry, content, block);
+        let before = Self::chunk_cost(&geometry, content, block, keys);
         content.chunks.entry(block).or_default().write(at, bytes);
-        let after = Self::chunk_cost(&geometry, content, block);
+        let after = Self::chunk_cost(&geometry, content, block, keys);
         self.cost = self.cost.minus(before).plus(after);
     }
 
@@ -313,15 +320,15 @@ impl Overlay {
         })?;
         self.clear(number, block..end);
         self.releases = true;
-        self.cost = self.cost.plus(self.extent_cost(extent.len()));
+        self.cost = self.cost.plus(self.extent_cost(number, extent.len()));
         self.content(number).extents.insert(block, extent);
         Ok(())
     }
 
-    fn extent_cost(&self, blocks: u64) -> Cost {
+    fn extent_cost(&self, number: Number, blocks: u64) -> Cost {
         let items = blocks.div_ceil(self.geometry.extent_max()) + 2;
         Cost {
-            keys: items,
+            keys: self.keys_of(number, items),
             bytes: 4 * blocks + items * CONTENT_OVERHEAD as u64,
             blocks: 0,
         }
@@ -330,6 +337,7 @@ impl Overlay {
     /// Forgets what this layer holds in a range of blocks.
     fn clear(&mut self, number: Number, range: Range<u64>) {
         let geometry = self.geometry;
+        let keys = self.keys_of(number, 3);
         let content = self.content(number);
         let blocks: Vec<u64> = content
             .chunks
@@ -338,7 +346,7 @@ impl Overlay {
             .collect();
         let mut given = Cost::default();
         for block in blocks {
-            given = given.plus(Self::chunk_cost(&geometry, content, block));
+            given = given.plus(Self::chunk_cost(&geometry, content, block, keys));
             content.chunks.remove(&block);
         }
         let from = content
