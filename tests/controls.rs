@@ -50,15 +50,15 @@ macro_rules! controls {
 }
 
 controls! {
-    flush_on_fsync: FlushOnFsync in [plan(512, 160, 8, 4)];
-    checkpoint_data_barrier: CheckpointDataBarrier in [plan(512, 160, 4, 6)];
-    checkpoint_superblock_barrier: CheckpointSuperblockBarrier in [plan(512, 96, 4, 6)];
-    digest_chain: DigestChain in [plan(512, 96, 4, 6), plan(512, 160, 8, 12)];
+    flush_on_fsync: FlushOnFsync in [plan(512, 208, 8, 4)];
+    checkpoint_data_barrier: CheckpointDataBarrier in [plan(512, 204, 4, 6)];
+    checkpoint_superblock_barrier: CheckpointSuperblockBarrier in [plan(512, 204, 4, 6)];
+    digest_chain: DigestChain in [plan(512, 204, 4, 6), plan(512, 208, 8, 12)];
     bypass_checksums: BypassChecksums in [bypassing(1024, 400, 8, 12), bypassing(512, 400, 8, 12)];
-    deferred_free: DeferredFree in [overwriting(512, 110, 32, 4), overwriting(512, 90, 16, 4)];
-    wal_retirement: WalRetirement in [plan(512, 160, 4, 6)];
-    fresh_block_after_ack: FreshBlockAfterAck in [plan(512, 160, 8, 2), plan(1024, 160, 8, 2)];
-    checkpoint_after_recovery: CheckpointAfterRecovery in [plan(512, 160, 8, 6)];
-    two_superblock_slots: TwoSuperblockSlots in [plan(512, 160, 4, 4)];
+    deferred_free: DeferredFree in [overwriting(512, 232, 32, 4), overwriting(512, 216, 16, 4)];
+    wal_retirement: WalRetirement in [plan(512, 204, 4, 6)];
+    fresh_block_after_ack: FreshBlockAfterAck in [plan(512, 208, 8, 2), plan(1024, 188, 8, 2)];
+    checkpoint_after_recovery: CheckpointAfterRecovery in [plan(512, 208, 8, 6)];
+    two_superblock_slots: TwoSuperblockSlots in [plan(512, 204, 4, 4)];
     full_flush_with_bypass: FullFlushWithBypass in [bypassing(1024, 400, 8, 3)];
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::overlay::{Content, Extent, Overlay};
+use super::space::Need;
 use super::{Cask, Snapshot};
 use crate::alloc::Run;
 use crate::device::Device;
@@ -119,6 +120,8 @@ impl<D: Device> Cask<D> {
             ..
         } = build;
         unused.push(ahead);
+        #[cfg(any(test, feature = "testing"))]
+        self.check_pledge(&overlay, &adds);
 
         let slot = superblock.alloc_slot.get() ^ 1;
         let plan = self.alloc.plan(adds, frees.clone(), slot, &self.keys)?;
@@ -154,7 +157,7 @@ impl<D: Device> Cask<D> {
             let mut state = self.state.write();
             state.snapshot = Arc::new(Snapshot { root, generation });
             state.frozen = None;
-            state.frozen_pledge = 0;
+            state.frozen_pledge = Need::default();
             state.superblock = next;
             self.lingering
                 .lock()
@@ -165,6 +168,19 @@ impl<D: Device> Cask<D> {
         self.grown.store(false, Ordering::Relaxed);
         self.release_lingering();
         Ok(())
+    }
+
+    /// What a checkpoint took must be within what was set aside for it.
+    #[cfg(any(test, feature = "testing"))]
+    fn check_pledge(&self, overlay: &Overlay, adds: &[Run]) {
+        let in_place = overlay.contents.values().flat_map(|c| c.extents.values());
+        let placed: u64 = in_place.map(Extent::len).sum();
+        let taken: u64 = adds.iter().map(|run| run.len).sum();
+        let pledge = self.state.read().frozen_pledge.blocks;
+        assert!(
+            taken <= pledge + placed,
+            "a checkpoint took {taken} blocks of {pledge} set aside and {placed} in place"
+        );
     }
 
     /// Frees what checkpoints gave up, as far as no reader is left that may still need it; answers

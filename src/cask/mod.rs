@@ -62,8 +62,10 @@ pub struct Snapshot {
 struct State {
     active: Overlay,
     frozen: Option<Arc<Overlay>>,
-    /// Blocks set aside for the frozen overlay.
-    frozen_pledge: u64,
+    /// What is set aside for the frozen overlay; of the pages, those that it may add.
+    frozen_pledge: space::Need,
+    /// Blocks set aside for operations to come.
+    promised: u64,
     snapshot: Arc<Snapshot>,
     next_number: Number,
     files: u64,
@@ -306,7 +308,7 @@ impl<D: Device> Cask<D> {
         };
         let bounded = (1 << 62) / self.geometry.block();
         let files_limit = self.files_limit;
-        let free_blocks = (self.spare(&state) + growth).min(bounded);
+        let free_blocks = (self.spare(&state, Class::Grow, 0) + growth).min(bounded);
         // Where no bound was asked for, an inode takes at least some tree space: this is what fits.
         let files_room = free_blocks.saturating_mul(self.geometry.block() / 256);
         Stats {

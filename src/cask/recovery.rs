@@ -13,6 +13,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::checkpoint::{padded, root_of};
 use super::overlay::Overlay;
+use super::space::Need;
 use super::{Cask, Snapshot, State};
 use crate::alloc::{Allocator, Run};
 use crate::clock::Timestamp;
@@ -415,7 +416,8 @@ impl<D: Device> Unrecovered<D> {
         let mut state = State {
             active: Overlay::new(geometry, superblock.next_number.get()),
             frozen: None,
-            frozen_pledge: 0,
+            frozen_pledge: Need::default(),
+            promised: 0,
             snapshot: Arc::new(Snapshot {
                 root: root_of(&superblock),
                 generation,

@@ -10,6 +10,7 @@ use super::overlay::Cost;
 use super::{Cask, Class, State};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::format::page::{CELL_OVERHEAD, CHILD_LEN};
 
 /// The active overlay takes at most about this much memory before writers wait for a checkpoint.
 const MEMORY_MAX: u64 = 64 << 20;
@@ -19,6 +20,28 @@ const RELEASE: Cost = Cost {
     bytes: 1024,
     blocks: 2,
 };
+/// What one operation that puts something in the place of what is there may cost, beside the blocks
+/// of [`REPLACE_MAX`].
+const REPLACE: Cost = Cost {
+    keys: 12,
+    bytes: 1024,
+    blocks: 3,
+};
+/// Most bytes of blocks kept for overwriting at a time; a small cask keeps a 64th of itself.
+const REPLACE_MAX: u64 = 1 << 20;
+/// Attempts, of a millisecond each, to wait for the readers of an old checkpoint.
+const READERS_WAIT: u32 = 10_000;
+/// Checkpoints that an operation which may be refused asks for.
+const CHECKPOINTS_MAX: u32 = 4;
+
+/// What writing something into the tree needs, at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Need {
+    /// Blocks.
+    pub blocks: u64,
+    /// Pages of the tree afterwards.
+    pub pages: u64,
+}
 
 /// What keeps an operation from being admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,38 +53,75 @@ pub(super) enum Short {
 }
 
 impl<D: Device> Cask<D> {
-    /// Most blocks that writing `cost` into the tree of `state` can take.
-    fn need(&self, state: &State, cost: Cost) -> u64 {
+    /// Most blocks that writing `cost` into a tree of `pages` pages can take.
+    fn need(&self, pages: u64, height: u32, cost: Cost) -> Need {
         if cost == Cost::default() {
-            return 0;
+            return Need { blocks: 0, pages };
         }
-        let root = &state.snapshot.root;
-        let height = u64::from(root.height) + 1;
         let payload = self.geometry.page_payload() as u64;
-        // A touched leaf may split and may take in its neighbour; so may the pages above it. No more
-        // pages can be rewritten than there are.
-        let rewritten = (2 * cost.keys * height).min(root.pages);
-        cost.blocks + 2 * rewritten + 2 * cost.bytes.div_ceil(payload) + height + 3
+        // Pages above the leaves are at least half full, but for the last of each level.
+        let cell = (CELL_OVERHEAD + CHILD_LEN) as u64;
+        let children = (payload / (2 * cell)).saturating_sub(1).max(4);
+        let mut levels = u64::from(height).max(1);
+        let mut opened = (3 * cost.keys).min(pages);
+        let (mut level, mut there) = (1, pages);
+        while level < levels || there > 1 {
+            there = there / children + 1;
+            opened += (2 * cost.keys).min(there);
+            level += 1;
+        }
+        levels = level + 1;
+        let fresh = 2 * cost.bytes.div_ceil(payload) + levels + 3;
+        Need {
+            blocks: cost.blocks + 2 * opened + fresh,
+            pages: pages + opened + fresh,
+        }
     }
 
-    /// Blocks set aside for what is in memory, and for operations that give space back.
-    fn pledged(&self, state: &State, more: Cost) -> u64 {
-        self.need(state, state.active.cost.plus(more)) + state.frozen_pledge
+    /// What is set aside for what is in memory, and the pages of the tree when it is written.
+    fn pledged(&self, state: &State, more: Cost) -> Need {
+        let root = &state.snapshot.root;
+        let frozen = state.frozen_pledge;
+        let active = self.need(
+            root.pages.saturating_add(frozen.pages),
+            root.height,
+            state.active.cost.plus(more),
+        );
+        Need {
+            blocks: active.blocks + frozen.blocks,
+            pages: active.pages,
+        }
     }
 
-    /// Blocks kept for operations that give space back.
-    fn reserve(&self, state: &State) -> u64 {
-        self.need(state, RELEASE)
+    /// Blocks kept, from an operation of this class, for those that are to go through, in a tree of
+    /// `pages` pages.
+    fn reserve(&self, state: &State, pages: u64, class: Class) -> u64 {
+        let height = state.snapshot.root.height;
+        let release = self.need(pages, height, RELEASE);
+        let data = (REPLACE_MAX / self.geometry.block()).min(self.alloc.blocks() / 64);
+        match class {
+            Class::Release => 0,
+            Class::Replace => release.blocks,
+            Class::Grow => release.blocks + self.need(release.pages, height, REPLACE).blocks + data,
+        }
     }
 
-    /// Blocks that data can still be written to.
-    pub(super) fn spare(&self, state: &State) -> u64 {
-        self.alloc.free().saturating_sub(self.set_aside(state))
+    /// Blocks that an operation with this cost and class leaves for others to be admitted.
+    fn wanted(&self, state: &State, cost: Cost, class: Class, redeemed: u64) -> u64 {
+        let promised = state.promised.saturating_sub(redeemed);
+        let pledged = self.pledged(state, cost);
+        pledged.blocks + promised + self.reserve(state, pledged.pages + promised, class)
     }
 
-    /// Blocks set aside, the reserve included.
+    /// Blocks that an operation of this class, which was promised `redeemed`, can still take.
+    pub(super) fn spare(&self, state: &State, class: Class, redeemed: u64) -> u64 {
+        let kept = self.wanted(state, Cost::default(), class, redeemed);
+        self.alloc.free().saturating_sub(kept)
+    }
+
+    /// Blocks set aside, the reserves included.
     pub(super) fn set_aside(&self, state: &State) -> u64 {
-        self.pledged(state, Cost::default()) + self.reserve(state)
+        self.wanted(state, Cost::default(), Class::Grow, 0)
     }
 
     /// Whether an operation may be logged now.
@@ -70,17 +130,14 @@ impl<D: Device> Cask<D> {
         state: &State,
         cost: Cost,
         class: Class,
+        redeemed: u64,
         record: usize,
     ) -> Result<(), Short> {
         let idle = state.active.is_empty() && state.frozen.is_none();
         if !idle && (!self.wal.fits(record) || state.active.memory() > MEMORY_MAX) {
             return Err(Short::Log);
         }
-        let reserve = match class {
-            Class::Grow => self.reserve(state),
-            Class::Release => 0,
-        };
-        let wanted = self.pledged(state, cost) + reserve;
+        let wanted = self.wanted(state, cost, class, redeemed);
         let free = self.alloc.free();
         if free < wanted {
             Err(Short::Blocks(wanted - free))
@@ -90,15 +147,66 @@ impl<D: Device> Cask<D> {
     }
 
     /// Freezing adds what the frozen overlay may need to what is set aside.
-    pub(super) fn freeze_pledge(&self, state: &State) -> u64 {
-        self.need(state, state.active.cost)
+    pub(super) fn freeze_pledge(&self, state: &State) -> Need {
+        let root = &state.snapshot.root;
+        let need = self.need(root.pages, root.height, state.active.cost);
+        Need {
+            blocks: need.blocks,
+            pages: need.pages - root.pages,
+        }
+    }
+
+    /// Blocks that saving `len` bytes as a new content takes for good, at most: see [`Tx::redeem`].
+    ///
+    /// [`Tx::redeem`]: super::Tx::redeem
+    pub fn room_for(&self, len: u64) -> u64 {
+        if len == 0 {
+            return 0;
+        }
+        let cost = super::tx::fresh_cost(&self.geometry, len).plus(Cost {
+            blocks: 0,
+            ..REPLACE
+        });
+        cost.blocks + 2 * cost.bytes.div_ceil(self.geometry.page_payload() as u64)
+    }
+
+    /// Changes what is promised to an operation to come from `from` to `to` blocks.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] when that many cannot be set aside; then nothing changes.
+    pub fn promise(&self, from: u64, to: u64) -> Result<()> {
+        let mut attempt = 0;
+        loop {
+            let short = {
+                let _ops = self.ops.lock();
+                let mut state = self.state.write();
+                let more = Cost {
+                    blocks: to.saturating_sub(from),
+                    ..Cost::default()
+                };
+                let admitted = match to <= from {
+                    true => Ok(()),
+                    false => self.admit(&state, more, Class::Grow, 0, 0),
+                };
+                match admitted {
+                    Ok(()) => {
+                        state.promised = (state.promised + to).saturating_sub(from);
+                        return Ok(());
+                    }
+                    Err(short) => short,
+                }
+            };
+            self.writable()?;
+            self.make_room(short, Class::Grow, attempt)?;
+            attempt += 1;
+        }
     }
 
     /// Makes room for an operation that was not admitted.
     ///
     /// # Errors
     /// [`Error::NoSpace`] when nothing can help.
-    pub(super) fn make_room(&self, short: Short, attempt: u32) -> Result<()> {
+    pub(super) fn make_room(&self, short: Short, class: Class, attempt: u32) -> Result<()> {
         let Short::Blocks(blocks) = short else {
             return self.checkpoint();
         };
@@ -113,10 +221,19 @@ impl<D: Device> Cask<D> {
         if !worth && self.grow(blocks)? {
             return Ok(());
         }
-        if pending && attempt < 4 {
+        // What must go through is not given up because others were faster.
+        if pending && (class != Class::Grow || attempt < CHECKPOINTS_MAX) {
             return self.checkpoint();
         }
         if self.release_lingering() || self.grow(blocks)? {
+            return Ok(());
+        }
+        if class != Class::Grow && attempt < READERS_WAIT && !self.lingering.lock().is_empty() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            return Ok(());
+        }
+        // Somebody else may have made room since.
+        if attempt == 0 {
             return Ok(());
         }
         Err(Error::NoSpace)

@@ -570,7 +570,7 @@ fn a_host_without_room_is_no_space_and_loses_nothing() {
         blocks: None,
         ..tiny(512, 0, 16)
     };
-    let device = MemoryDevice::with_max_len(400_000);
+    let device = MemoryDevice::with_max_len(600_000);
     Cask::format(&device, &options).unwrap();
     let cask = Cask::open(device.clone(), spaced()).unwrap();
     let numbers = contents(&cask, 40, 5000);

@@ -27,6 +27,9 @@ use crate::tree::Value;
 pub enum Class {
     /// It may be refused with `NoSpace`.
     Grow,
+    /// It puts something in the place of what is there, or takes what it was promised: it goes
+    /// through as long as no more stays in the end than was there before.
+    Replace,
     /// It gives space back, and goes through however full the cask is.
     Release,
 }
@@ -42,6 +45,7 @@ pub struct Tx<'c, D: Device> {
     label: Option<Vec<u8>>,
     staged: Vec<Arc<Blocks>>,
     counters: (Number, u64),
+    redeemed: u64,
 }
 
 /// Blocks written before their record; they go back if no record takes them.
@@ -122,7 +126,13 @@ impl<D: Device> Cask<D> {
                     after(&mut out);
                     return Ok((out, self.wal.last()));
                 }
-                let admitted = self.admit(&self.state.read(), tx.cost, class, record.len());
+                let admitted = self.admit(
+                    &self.state.read(),
+                    tx.cost,
+                    class,
+                    tx.redeemed,
+                    record.len(),
+                );
                 match admitted {
                     Ok(()) => {
                         let lsn = self.commit(tx, &record)?;
@@ -132,7 +142,7 @@ impl<D: Device> Cask<D> {
                     Err(short) => short,
                 }
             };
-            self.make_room(short, attempt)?;
+            self.make_room(short, class, attempt)?;
             attempt += 1;
         }
     }
@@ -147,6 +157,7 @@ impl<D: Device> Cask<D> {
         }
         state.next_number = tx.next_number;
         state.files = tx.files;
+        state.promised = state.promised.saturating_sub(tx.redeemed);
         if let Some(label) = tx.label {
             state.label = label;
         }
@@ -167,6 +178,20 @@ impl<D: Device> Cask<D> {
     /// # Errors
     /// [`Error::NoSpace`]; I/O errors.
     pub fn stage<'a>(&self, offset: u64, data: &'a [u8]) -> Result<Staged<'a>> {
+        self.stage_for(Class::Grow, 0, offset, data)
+    }
+
+    /// Like [`Cask::stage`], for an operation of this class that was promised `redeemed` blocks.
+    ///
+    /// # Errors
+    /// As [`Cask::stage`].
+    pub fn stage_for<'a>(
+        &self,
+        class: Class,
+        redeemed: u64,
+        offset: u64,
+        data: &'a [u8],
+    ) -> Result<Staged<'a>> {
         let size = self.geometry.block();
         let end = offset + data.len() as u64;
         let (first, last) = (offset.div_ceil(size), end / size);
@@ -182,7 +207,7 @@ impl<D: Device> Cask<D> {
         self.writable()?;
         let (head, rest) = data.split_at((first * size - offset) as usize);
         let (whole, tail) = rest.split_at(((last - first) * size) as usize);
-        let runs = self.take_blocks(last - first)?;
+        let runs = self.take_blocks(last - first, class, redeemed)?;
         let mut blocks = Blocks {
             alloc: Arc::clone(&self.alloc),
             first,
@@ -214,13 +239,13 @@ impl<D: Device> Cask<D> {
     }
 
     /// Takes blocks that nothing is set aside for.
-    fn take_blocks(&self, count: u64) -> Result<Vec<(Run, Vec<u32>)>> {
+    fn take_blocks(&self, count: u64, class: Class, redeemed: u64) -> Result<Vec<(Run, Vec<u32>)>> {
         let mut attempt = 0;
         loop {
             self.alive()?;
             {
                 let _ops = self.ops.lock();
-                let spare = self.spare(&self.state.read());
+                let spare = self.spare(&self.state.read(), class, redeemed);
                 // The record that will refer to them needs a little room, too.
                 if spare > count {
                     let mut runs = Vec::new();
@@ -233,13 +258,33 @@ impl<D: Device> Cask<D> {
                     return Ok(runs);
                 }
             }
-            let spare = self.spare(&self.state.read());
+            let spare = self.spare(&self.state.read(), class, redeemed);
             self.make_room(
                 Short::Blocks((count + 1).saturating_sub(spare).max(1)),
+                class,
                 attempt,
             )?;
             attempt += 1;
         }
+    }
+}
+
+/// What `len` bytes of a new content may cost, however they get to their blocks.
+pub(super) fn fresh_cost(geometry: &Geometry, len: u64) -> Cost {
+    let blocks = len.div_ceil(geometry.block());
+    if len <= geometry.inline_max() as u64 {
+        return Cost {
+            keys: 2,
+            bytes: len + 64,
+            blocks: 0,
+        };
+    }
+    // At worst every block stands apart from the others.
+    let bytes = blocks * (4 + 4 * 64);
+    Cost {
+        keys: 2,
+        bytes,
+        blocks,
     }
 }
 
@@ -256,6 +301,7 @@ impl<'c, D: Device> Tx<'c, D> {
             label: None,
             staged: Vec::new(),
             counters: (state.next_number, state.files),
+            redeemed: 0,
         }
     }
 
@@ -287,19 +333,37 @@ impl<'c, D: Device> Tx<'c, D> {
         if data.is_empty() {
             return;
         }
-        let blocks = data.len() as u64 / self.geometry().block() + 2;
-        let small =
-            offset == 0 && data.len() <= self.geometry().inline_max() && content >= self.counters.0;
-        self.cost = self.cost.plus(Cost {
-            keys: 3 * blocks,
-            bytes: if small {
-                data.len() as u64 + 64
-            } else {
-                128 * blocks
-            },
-            blocks: if small { 0 } else { blocks },
+        let (size, end) = (
+            self.geometry().block(),
+            offset.saturating_add(data.len() as u64),
+        );
+        let blocks = end.div_ceil(size) - offset / size;
+        self.cost = self.cost.plus(if self.is_fresh(content) && offset == 0 {
+            fresh_cost(&self.geometry(), end)
+        } else {
+            Cost {
+                keys: if self.is_fresh(content) {
+                    2
+                } else {
+                    3 * blocks
+                },
+                bytes: 128 * blocks,
+                blocks,
+            }
         });
         Change::Write(content, offset, data).encode(&mut self.content);
+    }
+
+    /// Whether nothing in the tree or the overlays knows of the content: all it gets comes to stand
+    /// side by side, in one place of the tree.
+    fn is_fresh(&self, content: Number) -> bool {
+        content >= self.counters.0
+    }
+
+    /// The operation takes what it was promised by [`Cask::promise`]; once it is done, the promise is
+    /// kept.
+    pub fn redeem(&mut self, promised: u64) {
+        self.redeemed = promised;
     }
 
     /// What was staged stands at the offset it was staged for.
@@ -318,11 +382,14 @@ impl<'c, D: Device> Tx<'c, D> {
                 .encode(&mut self.content);
                 let items = run.len / self.geometry().extent_max() + 3;
                 self.cost = self.cost.plus(Cost {
-                    keys: items,
+                    keys: if self.is_fresh(content) { 0 } else { items },
                     bytes: 4 * run.len + 64 * items,
                     blocks: 0,
                 });
                 block += run.len;
+            }
+            if self.is_fresh(content) {
+                self.cost.keys += 2;
             }
             self.staged.push(Arc::clone(blocks));
         }

@@ -103,6 +103,15 @@ fn blocks(r: &impl Read, bytes: u64) -> u64 {
     bytes.div_ceil(u64::from(r.block_size()))
 }
 
+/// Whether every block that the range touches holds data already, so that writing it takes no more.
+///
+/// # Errors
+/// Those of reading.
+pub fn holds(r: &impl Read, inode: &Inode, range: Range<u64>) -> Result<bool> {
+    let touched = blocks(r, range.end) - range.start / u64::from(r.block_size());
+    Ok(range.end <= inode.size && data_blocks(r, inode.content, range)? == touched)
+}
+
 /// Changes size, times and bits of an inode to which `len` bytes at `offset` are written.
 fn grown(
     r: &impl Read,

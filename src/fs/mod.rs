@@ -380,6 +380,60 @@ impl<D: Device> Fs<D> {
         offset: Option<u64>,
         bytes: &[u8],
     ) -> Result<(Inode, Lsn)> {
+        self.write_as(Class::Grow, caller, number, offset, bytes)
+    }
+
+    /// Writes like [`Fs::write`]. Where there is no room for more and all that is written has its
+    /// place already, the blocks kept for that are used, by parts if need be; answers also how many
+    /// bytes were taken. Each part is an operation of its own.
+    ///
+    /// # Errors
+    /// As [`Fs::write`].
+    pub fn write_or_replace(
+        &self,
+        caller: &Caller,
+        number: Number,
+        offset: Option<u64>,
+        bytes: &[u8],
+    ) -> Result<(Inode, Lsn, usize)> {
+        let offset = match self.write_as(Class::Grow, caller, number, offset, bytes) {
+            Ok((inode, lsn)) => return Ok((inode, lsn, bytes.len())),
+            Err(Error::NoSpace) => offset.ok_or(Error::NoSpace)?,
+            Err(error) => return Err(error),
+        };
+        let block = self.cask.geometry().block();
+        let mut left = bytes;
+        let mut at = offset;
+        let mut step = bytes.len() as u64;
+        let mut last = None;
+        while !left.is_empty() {
+            // Up to the end of a block, so that none is written twice.
+            let end = at.saturating_add(step) / block * block;
+            let len = end.max((at / block + 1) * block) - at;
+            let (part, rest) = left.split_at(left.len().min(len as usize));
+            match self.write_as(Class::Replace, caller, number, Some(at), part) {
+                Ok(done) => {
+                    last = Some(done);
+                    at += part.len() as u64;
+                    left = rest;
+                }
+                Err(Error::NoSpace) if part.len() as u64 > block => step = len / 2,
+                Err(error) if last.is_none() => return Err(error),
+                Err(_) => break,
+            }
+        }
+        let (inode, lsn) = last.ok_or(Error::NoSpace)?;
+        Ok((inode, lsn, bytes.len() - left.len()))
+    }
+
+    fn write_as(
+        &self,
+        class: Class,
+        caller: &Caller,
+        number: Number,
+        offset: Option<u64>,
+        bytes: &[u8],
+    ) -> Result<(Inode, Lsn)> {
         let now = self.now();
         data::check_regular(&self.inode(number)?)?;
         loop {
@@ -388,9 +442,13 @@ impl<D: Device> Fs<D> {
                 None => self.inode(number)?.size,
             };
             data::end_of(place, bytes.len() as u64)?;
-            let staged = self.cask.stage(place, bytes)?;
-            let (written, lsn) = self.cask.transact(Class::Grow, |tx| {
+            let staged = self.cask.stage_for(class, 0, place, bytes)?;
+            let (written, lsn) = self.cask.transact(class, |tx| {
                 let mut inode = load(tx, number)?;
+                let end = place.saturating_add(bytes.len() as u64);
+                if class != Class::Grow && !data::holds(tx, &inode, place..end)? {
+                    return Err(Error::NoSpace);
+                }
                 if offset.is_none() && inode.size != place {
                     return Ok(None);
                 }

@@ -158,8 +158,10 @@ impl<D: Device> Store<D> {
         match &handle.kind {
             Kind::Plain => {
                 let offset = (!handle.flags.append).then_some(offset);
-                let (inode, lsn) = self.fs.write(caller, handle.ino, offset, data)?;
+                let (inode, lsn, len) =
+                    self.fs.write_or_replace(caller, handle.ino, offset, data)?;
                 self.confirm(&*self.walk.of(&*self.cask, &inode)?, lsn, handle.flags.sync)?;
+                return Ok(len);
             }
             Kind::Log(log) => self.append(caller, &handle, log, offset, data)?,
             Kind::Value(draft) => self.write_value(caller, &handle, draft, offset, data)?,

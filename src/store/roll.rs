@@ -100,7 +100,7 @@ impl<D: Device> Store<D> {
         let mut class = if seen.is_some() {
             Class::Grow
         } else {
-            Class::Release
+            Class::Replace
         };
         let lsn = loop {
             match self.try_roll(caller, from, to, flags, class, staged)? {
@@ -149,7 +149,7 @@ impl<D: Device> Store<D> {
                     ));
                 }
                 let carry = self.begun_record(tx, from)?;
-                if carry.is_some() && class == Class::Release {
+                if carry.is_some() && class == Class::Replace {
                     return Ok(Outcome::NeedsRoom);
                 }
                 let looks = predecessor(tx, &inode)?;

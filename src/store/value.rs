@@ -9,8 +9,8 @@
 //! A reader that has begun goes on in the content it began with (see [`pins`](super::pins)).
 //!
 //! Invariant: the content of a file in value mode is, at every moment, what some writer had when it
-//! saved. Space is asked for when the draft grows, so that `write(2)` and not `close(2)` says that
-//! there is none.
+//! saved. What saving a draft takes is set aside when it is written, so that `write(2)` and not
+//! `close(2)` says that there is no space. A draft that is cut off to nothing gives space back.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,7 +20,7 @@ use super::handle::{Handle, Kind};
 use super::pins::Replaced;
 use super::settings::Mode;
 use super::{NOBODY, Notice, Opened, Store};
-use crate::cask::{Class, Lsn, Read, Tx};
+use crate::cask::{Class, Lsn, Tx};
 use crate::clock::Timestamp;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -65,6 +65,8 @@ struct State {
     /// Content number and mtime of the file when the draft was last changed: if the file has another
     /// mtime but still this content when the draft is saved, somebody set it, and it stays.
     seen: (Number, Timestamp),
+    /// Blocks set aside for saving it, while it is in memory.
+    promised: u64,
     /// The file as it was when the handle began to read it.
     pin: Option<Inode>,
 }
@@ -80,6 +82,7 @@ impl Draft {
             content: Content::File,
             dirty: false,
             seen: (0, Timestamp::default()),
+            promised: 0,
             pin: None,
         }))
     }
@@ -277,10 +280,14 @@ impl<D: Device> Store<D> {
         let now = self.now();
         let lsn = match &state.content {
             Content::File => return Ok(()),
-            Content::Memory(bytes) => self.save_bytes(handle.ino, bytes, state.seen, now)?,
+            Content::Memory(bytes) => {
+                let lsn = self.save_bytes(handle.ino, bytes, state.seen, state.promised, now)?;
+                state.promised = 0;
+                lsn
+            }
             Content::Spare(spare, _) => {
                 let (spare, seen) = (*spare, state.seen);
-                let (left, lsn) = self.replace_content(Class::Grow, |tx| {
+                let (left, lsn) = self.replace_content(Class::Replace, |tx| {
                     let mut inode = load(tx, handle.ino)?;
                     let mut other = load(tx, spare)?;
                     let size = inode.size;
@@ -312,16 +319,18 @@ impl<D: Device> Store<D> {
         ino: Number,
         bytes: &[u8],
         seen: (Number, Timestamp),
+        promised: u64,
         now: Timestamp,
     ) -> Result<Lsn> {
         let class = if bytes.is_empty() {
             Class::Release
         } else {
-            Class::Grow
+            Class::Replace
         };
-        let staged = self.cask.stage(0, bytes)?;
+        let staged = self.cask.stage_for(class, promised, 0, bytes)?;
         let (left, lsn) = self.replace_content(class, |tx| {
             let mut inode = load(tx, ino)?;
+            tx.redeem(promised);
             let replaced = self.give_up(tx, &inode, now)?;
             saved(&mut inode, seen, now);
             inode.content = tx.new_number();
@@ -352,6 +361,7 @@ impl<D: Device> Store<D> {
     pub(super) fn discard(&self, draft: &Draft) -> Result<()> {
         let mut state = draft.0.lock();
         self.let_pin_go(&mut state.pin)?;
+        self.pay(&mut state, 0)?;
         match std::mem::replace(&mut state.content, Content::File) {
             Content::File => Ok(()),
             Content::Memory(bytes) => {
@@ -401,6 +411,11 @@ impl<D: Device> Store<D> {
             Content::Spare(_, size) => *size,
             Content::File => 0,
         };
+        if let Content::Memory(_) = state.content {
+            let size = if grow_only { size.max(old) } else { size };
+            // Beyond the most that memory takes, it is the cask that is written to.
+            self.pay(state, if size > MEMORY_MAX as u64 { old } else { size })?;
+        }
         if size == old || grow_only && size < old {
             return Ok(());
         }
@@ -413,7 +428,6 @@ impl<D: Device> Store<D> {
             }
             let total = pending.load(Ordering::Acquire).saturating_add(size - old);
             if size <= MEMORY_MAX as u64 && total <= ALL_MEMORY_MAX {
-                self.has_room(old, size)?;
                 pending.fetch_add(size - old, Ordering::AcqRel);
                 bytes.resize(usize::try_from(size).unwrap_or(MEMORY_MAX), 0);
                 return Ok(());
@@ -425,6 +439,7 @@ impl<D: Device> Store<D> {
             }
             pending.fetch_sub(old, Ordering::AcqRel);
             state.content = Content::Spare(spare, old);
+            self.pay(state, 0)?;
         }
         if let Content::Spare(spare, of) = &mut state.content {
             let set = SetAttr {
@@ -437,27 +452,14 @@ impl<D: Device> Store<D> {
         Ok(())
     }
 
-    /// Whether the cask has room for all drafts in memory once one of them has grown.
-    fn has_room(&self, old: u64, new: u64) -> Result<()> {
-        let block = u64::from(self.cask.block_size());
-        if new.div_ceil(block) == old.div_ceil(block) {
-            return Ok(());
+    /// Sets aside what saving a draft of this size takes.
+    fn pay(&self, state: &mut State, size: u64) -> Result<()> {
+        let room = self.cask.room_for(size);
+        if room != state.promised {
+            self.cask.promise(state.promised, room)?;
+            state.promised = room;
         }
-        let wanted = self
-            .pending
-            .0
-            .load(Ordering::Acquire)
-            .saturating_add(new - old);
-        let fits = |free: u64| wanted.div_ceil(block) <= free;
-        if fits(self.cask.stats().free_blocks) {
-            return Ok(());
-        }
-        self.cask.settle()?;
-        if fits(self.cask.stats().free_blocks) {
-            Ok(())
-        } else {
-            Err(Error::NoSpace)
-        }
+        Ok(())
     }
 
     /// The draft was changed.

@@ -65,7 +65,7 @@ impl Life {
         from: usize,
         model: ModelFs,
         done: usize,
-        ops: Vec<Op>,
+        mut ops: Vec<Op>,
     ) -> Result<Self, String> {
         let mut subject = StoreSubject::open(device.clone(), spacing, time_of(done))
             .map_err(|error| format!("does not open: {error}"))?;
@@ -74,7 +74,7 @@ impl Life {
         let mut model = model;
         let mut states = vec![fingerprint(&model.dump())];
         let mut outcomes = Vec::new();
-        for (index, op) in ops.iter().enumerate() {
+        for (index, op) in ops.iter_mut().enumerate() {
             let number = index + 1;
             device.mark(ISSUED | number as u64);
             let now = time_of(done + number);
@@ -82,6 +82,9 @@ impl Life {
             let outcome = if found == Err(ENOSPC) && op.may_lack_space() {
                 found
             } else {
+                if found.is_ok() {
+                    *op = subject.done(op);
+                }
                 let wanted = model.apply(op, now);
                 if found != wanted {
                     return Err(format!("{op}: found {found:?}, wanted {wanted:?}"));

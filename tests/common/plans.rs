@@ -43,13 +43,13 @@ pub const fn overwriting(block_size: u32, blocks: u64, wal_blocks: u64, sync_one
 
 /// All of them, in turn.
 pub const ALL: [Plan; 11] = [
-    overwriting(512, 110, 32, 4),
-    plan(512, 96, 4, 6),
-    plan(512, 160, 8, 12),
+    overwriting(512, 230, 32, 4),
+    plan(512, 200, 4, 6),
+    plan(512, 230, 8, 12),
     plan(512, 400, 16, 30),
-    plan(1024, 96, 4, 6),
-    plan(1024, 128, 8, 20),
-    plan(1024, 200, 16, 4),
+    plan(1024, 160, 4, 6),
+    plan(1024, 180, 8, 20),
+    plan(1024, 220, 16, 4),
     bypassing(1024, 400, 8, 8),
     bypassing(512, 400, 8, 8),
     // These grow.

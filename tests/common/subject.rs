@@ -3,6 +3,7 @@
 //! The adapter plays the part of the kernel: it walks paths by lookup, opens before it writes, and
 //! makes the checks that the kernel makes before a filesystem is asked.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -132,6 +133,8 @@ pub struct StoreSubject<D: Device> {
     store: Store<D>,
     clock: Arc<ManualClock>,
     slots: HashMap<u8, (u64, u64)>,
+    /// Bytes that the last write took.
+    taken: Cell<usize>,
 }
 
 impl<D: Device> StoreSubject<D> {
@@ -148,7 +151,25 @@ impl<D: Device> StoreSubject<D> {
             store,
             clock,
             slots: HashMap::new(),
+            taken: Cell::new(0),
         })
+    }
+
+    /// What of `op`, which was done last and went well, was done: a full cask may take only the
+    /// beginning of a write that goes over what is there.
+    pub fn done(&self, op: &Op) -> Op {
+        let mut op = op.clone();
+        if let Op::Write { data, .. } | Op::Append { data, .. } | Op::WriteOpen { data, .. } =
+            &mut op
+        {
+            data.len = data.len.min(self.taken.get());
+        }
+        op
+    }
+
+    /// Notes what a write took.
+    fn taken(&self, written: Result<usize, Error>) -> Result<(), Error> {
+        written.map(|taken| self.taken.set(taken))
     }
 
     pub fn store(&self) -> &Store<D> {
@@ -310,13 +331,11 @@ impl<D: Device> StoreSubject<D> {
                 store.rename(caller, from_dir, from_name, to_dir, to_name, *flags)
             }
             Op::Write { path, offset, data } => self.with_open(path, false, |ino, fh| {
-                store
-                    .write(caller, ino, fh, *offset, &data.bytes())
-                    .map(|_| ())
+                self.taken(store.write(caller, ino, fh, *offset, &data.bytes()))
             }),
             Op::Append { path, data } => self.with_open(path, true, |ino, fh| {
                 let end = store.getattr(ino, Some(fh))?.attr.size;
-                store.write(caller, ino, fh, end, &data.bytes()).map(|_| ())
+                self.taken(store.write(caller, ino, fh, end, &data.bytes()))
             }),
             Op::Truncate { path, len } => {
                 let ino = self.regular(path)?;
@@ -391,10 +410,10 @@ impl<D: Device> StoreSubject<D> {
             }
             Op::Close { slot } => self.close(*slot),
             Op::WriteOpen { slot, offset, data } => match self.slots.get(slot) {
-                Some((ino, fh)) => store
-                    .write(caller, *ino, *fh, *offset, &data.bytes())
-                    .map(|_| ()),
-                None => Ok(()),
+                Some((ino, fh)) => {
+                    self.taken(store.write(caller, *ino, *fh, *offset, &data.bytes()))
+                }
+                None => self.taken(Ok(data.len)),
             },
             Op::Fsync { path } => {
                 self.with_open(path, false, |ino, fh| store.fsync(ino, fh, false))

@@ -196,3 +196,102 @@ fn what_is_free_after_a_delete_can_be_written() {
         }
     }
 }
+
+/// Bytes without a zero, so that every block of them takes a block.
+fn image(seed: u8, len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at >> 8) as u8 ^ seed | 1).collect()
+}
+
+fn overwrite(fs: &Fs<MemoryDevice>, number: Number, at: usize, bytes: &[u8]) -> Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        let offset = Some((at + done) as u64);
+        done += fs.write_or_replace(&ME, number, offset, &bytes[done..])?.2;
+    }
+    Ok(())
+}
+
+fn content(fs: &Fs<MemoryDevice>, number: Number) -> Vec<u8> {
+    let size = fs.inode(number).unwrap().size as u32;
+    let mut bytes = Vec::new();
+    fs.read(number, 0, size, &mut bytes).unwrap();
+    bytes
+}
+
+fn delete_all(fs: &Fs<MemoryDevice>, names: &[Vec<u8>]) {
+    for name in names {
+        fs.unlink(ROOT, name).unwrap();
+    }
+    fs.unlink(ROOT, b"big").unwrap();
+}
+
+#[test]
+fn overwriting_goes_through_again_and_again() {
+    const LEN: usize = 1 << 20;
+    let (fs, names) = many(0);
+    let (target, _) = fs.make(ROOT, b"target", &file(0o644)).unwrap();
+    overwrite(&fs, target.number, 0, &image(0, LEN)).unwrap();
+    fill(&fs);
+    for (seed, piece) in [(2, 128 << 10), (4, LEN), (6, 1 << 16), (8, 10_000)] {
+        let fresh = image(seed, LEN);
+        for (at, bytes) in fresh.chunks(piece).enumerate() {
+            overwrite(&fs, target.number, at * piece, bytes).unwrap();
+        }
+        assert!(content(&fs, target.number) == fresh, "pieces of {piece}");
+    }
+    assert!(matches!(
+        fs.write_or_replace(&ME, target.number, Some(LEN as u64), &[1; 4096]),
+        Err(Error::NoSpace)
+    ));
+    delete_all(&fs, &names);
+}
+
+#[test]
+fn overwriting_in_bits_does_not_use_up_what_is_kept_for_deleting() {
+    const LEN: usize = 1 << 20;
+    let (fs, names) = many(0);
+    let (target, _) = fs.make(ROOT, b"target", &file(0o644)).unwrap();
+    let mut expected = image(0, LEN);
+    overwrite(&fs, target.number, 0, &expected).unwrap();
+    fill(&fs);
+    // Every other block, far from the last: the most that extents can fall apart.
+    let mut at = 0;
+    let mut refused = 0;
+    for _ in 0..LEN / 2048 {
+        at = (at + 2048 * 37) % LEN;
+        match fs.write_or_replace(&ME, target.number, Some(at as u64), &[5; 1024]) {
+            Ok(_) => expected[at..at + 1024].fill(5),
+            Err(Error::NoSpace) => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    println!("{refused} of {} overwrites were refused", LEN / 2048);
+    assert!(content(&fs, target.number) == expected);
+    delete_all(&fs, &names);
+}
+
+#[test]
+fn a_tree_that_grew_at_once_can_be_deleted_from() {
+    // A log that takes all, so that what is set aside is reckoned in the tree of an empty cask.
+    let (_, fs) = fs_with(&FormatOptions {
+        block_size: 1024,
+        blocks: Some(6000),
+        wal_bytes: Some(700 << 10),
+        ..Default::default()
+    });
+    let mut names = Vec::new();
+    loop {
+        let name = format!("{:x>40}", names.len()).into_bytes();
+        match fs.make(ROOT, &name, &file(0o644)) {
+            Ok(_) => names.push(name),
+            Err(Error::NoSpace) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let number = fs.lookup(ROOT, &names[0]).unwrap().number;
+    while fs.write(&ME, number, None, &[1; 100]).is_ok() {}
+    fs.cask().checkpoint().unwrap();
+    for name in names {
+        fs.unlink(ROOT, &name).unwrap();
+    }
+}
