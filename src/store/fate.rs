@@ -7,6 +7,8 @@
 //! Invariant: asking never waits for the thread that is asked about, since that thread waits for us.
 //! `/proc/TID/stat` takes a lock that `execve(2)` holds while it closes descriptors; `statm` takes
 //! none, and shows no memory only for a thread on its way out, which can no longer be in `execve`.
+//! Following `/proc/TID/fd/N` waits for `execve` as well, so whether a duplicate of what is closed is
+//! left cannot be looked up there.
 
 use std::fs;
 
