@@ -6,7 +6,9 @@
 use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 
 use super::guard::{self, BIN, Cask, Share, installed, setting, sh, until};
 use super::ledger::Ledger;
@@ -160,11 +162,9 @@ fn rotate(
     (ledger.close(&written), rotations)
 }
 
-fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_secs()
+/// The seconds by the clock of time(2), which logrotate asks: it goes in ticks, and is up to one late.
+fn now() -> i64 {
+    clock_gettime(ClockId::RealtimeCoarse).tv_sec
 }
 
 /// All files of one log, oldest first: by date upwards, by number downwards, the live log last.
