@@ -401,6 +401,10 @@ impl<D: Device> Fs<D> {
             Err(Error::NoSpace) => offset.ok_or(Error::NoSpace)?,
             Err(error) => return Err(error),
         };
+        let end = data::end_of(offset, bytes.len() as u64)?;
+        if !data::holds(&*self.cask, &self.inode(number)?, offset..end)? {
+            return Err(Error::NoSpace);
+        }
         let block = self.cask.geometry().block();
         let mut left = bytes;
         let mut at = offset;

@@ -324,3 +324,121 @@ fn without_an_inode_for_the_old_content_a_save_still_goes_through() {
     w.close(reader);
     assert_eq!(w.cat(dir, b"s"), b"older");
 }
+
+/// Room for a few hundred values.
+fn small_world() -> World {
+    World::with(FormatOptions {
+        block_size: 1024,
+        blocks: Some(6000),
+        wal_bytes: Some(256 << 10),
+        ..FormatOptions::default()
+    })
+}
+
+fn value(number: usize) -> Vec<u8> {
+    let lengths = [200, 3_000, 100, 100_000, 20_000];
+    (number as u64 | 1 << 40)
+        .to_le_bytes()
+        .repeat(lengths[number % lengths.len()] / 8)
+}
+
+#[test]
+fn what_was_taken_by_write_is_saved_by_close() {
+    let w = small_world();
+    let dir = w.dir(b"sessions", b"value");
+    let mut kept = Vec::new();
+    let mut refused = 0;
+    for number in 0.. {
+        let name = format!("{number}").into_bytes();
+        let mut file = match w.open_by(&WRITER, dir, &name, TRUNCATE) {
+            Ok(file) => file,
+            Err(error) => {
+                assert!(matches!(error, Error::NoSpace), "{error}");
+                break;
+            }
+        };
+        if refused == 20 {
+            w.close(file);
+            break;
+        }
+        match w.write(&mut file, &value(number)) {
+            Ok(()) => kept.push(number),
+            Err(error) => {
+                assert!(matches!(error, Error::NoSpace), "{error}");
+                refused += 1;
+            }
+        }
+        w.close(file);
+    }
+    assert!(
+        kept.len() > 50 && refused > 0,
+        "{} were taken, {refused} refused",
+        kept.len()
+    );
+    for number in &kept {
+        let name = format!("{number}").into_bytes();
+        assert!(w.cat(dir, &name) == value(*number), "{number}");
+    }
+    for name in w.names(dir) {
+        w.store.unlink(&WRITER, dir, name.as_bytes()).unwrap();
+    }
+}
+
+#[test]
+fn values_in_hand_keep_their_room_whatever_else_is_written() {
+    let w = small_world();
+    let dir = w.dir(b"sessions", b"value");
+    let empty = w.store.statfs().unwrap().blocks_free;
+    let mut open = Vec::new();
+    for number in 0..20 {
+        let mut file = w.open(dir, format!("{number}").as_bytes(), WRITE);
+        w.put(&mut file, &value(number));
+        open.push(file);
+    }
+    // Now others take all there is.
+    let plain = w.dir(b"other", b"plain");
+    let mut big = w.open(plain, b"big", WRITE);
+    for len in [1 << 16, 1 << 10, 1] {
+        while w.write(&mut big, &vec![7; len]).is_ok() {}
+    }
+    while w
+        .store
+        .mkdir(
+            &ROOT_USER,
+            plain,
+            format!("{}", w.files_used()).as_bytes(),
+            0o755,
+        )
+        .is_ok()
+    {}
+    // Half are given up, and give their room back; half are saved, and saved again.
+    for (number, mut file) in open.into_iter().enumerate() {
+        if number % 2 == 0 {
+            w.killed.0.store(true, Ordering::SeqCst);
+            w.close(file);
+            w.killed.0.store(false, Ordering::SeqCst);
+            continue;
+        }
+        w.store.flush(&WRITER, file.ino, file.fh).unwrap();
+        file.at = 0;
+        if w.write(&mut file, &value(number)).is_ok() {
+            w.store.flush(&WRITER, file.ino, file.fh).unwrap();
+        }
+        w.store.release(file.ino, file.fh).unwrap();
+        assert!(
+            w.cat(dir, format!("{number}").as_bytes()) == value(number),
+            "{number}"
+        );
+    }
+    for dir in [dir, plain] {
+        for name in w.names(dir) {
+            let name = name.as_bytes();
+            if w.store.unlink(&WRITER, dir, name).is_err() {
+                w.store.rmdir(&WRITER, dir, name).unwrap();
+            }
+        }
+    }
+    w.close(big);
+    let left = w.store.statfs().unwrap().blocks_free;
+    assert!(left + 8 >= empty, "{left} of {empty} blocks are free again");
+}
