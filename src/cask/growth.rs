@@ -107,7 +107,12 @@ impl<D: Device> Cask<D> {
                 true => (self.alloc.blocks() / 8).min(KEEP_MAX / self.geometry.block()),
                 false => 0,
             };
-            self.alloc.give_up(keep + more)
+            let given = self.alloc.give_up(keep + more);
+            match in_use {
+                true => given,
+                // Some of these only seemed absent, after a crash: now nobody will ask for them.
+                false => joined(self.alloc.absent()),
+            }
         };
         let size = self.geometry.block();
         for run in runs {
@@ -116,4 +121,16 @@ impl<D: Device> Cask<D> {
             }
         }
     }
+}
+
+/// Neighbouring runs, which ascend, as one.
+fn joined(runs: Vec<Run>) -> Vec<Run> {
+    let mut out: Vec<Run> = Vec::new();
+    for run in runs {
+        match out.last_mut() {
+            Some(last) if last.start + last.len == run.start => last.len += run.len,
+            _ => out.push(run),
+        }
+    }
+    out
 }
