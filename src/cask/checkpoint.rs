@@ -155,7 +155,11 @@ impl<D: Device> Cask<D> {
         released.extend_from_slice(&overlay.dropped);
         {
             let mut state = self.state.write();
-            state.snapshot = Arc::new(Snapshot { root, generation });
+            state.snapshot = Arc::new(Snapshot {
+                root,
+                generation,
+                departures: Arc::clone(&self.departures),
+            });
             state.frozen = None;
             state.frozen_pledge = Need::default();
             state.superblock = next;

@@ -6,6 +6,7 @@
 
 mod audit;
 mod checkpoint;
+mod departures;
 mod growth;
 mod overlay;
 mod recovery;
@@ -41,6 +42,7 @@ use crate::format::superblock::{FLAG_FILLED, SuperblockRecord};
 use crate::tree::{Root, Tree};
 use crate::wal::{Outcome, Wal};
 
+use departures::Departures;
 use overlay::Overlay;
 
 /// A checkpoint is due when this much of the log waits for it, or half of the ring.
@@ -57,6 +59,13 @@ pub struct Snapshot {
     pub root: Root,
     /// Its number.
     pub generation: u64,
+    departures: Arc<Departures>,
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        self.departures.add();
+    }
 }
 
 struct State {
@@ -122,6 +131,8 @@ pub struct Cask<D: Device> {
     read_only: Option<&'static str>,
     checkpointing: Mutex<()>,
     growth: Mutex<()>,
+    /// Of readers of old checkpoints.
+    departures: Arc<Departures>,
     /// It has grown since the last checkpoint.
     grown: AtomicBool,
     ops: Mutex<()>,

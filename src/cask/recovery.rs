@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::checkpoint::{padded, root_of};
+use super::departures::Departures;
 use super::overlay::Overlay;
 use super::space::Need;
 use super::{Cask, Snapshot, State};
@@ -413,6 +414,7 @@ impl<D: Device> Unrecovered<D> {
             chain: superblock.wal_digest,
         };
         let log = replay(&*device, geometry, &keys, mark, generation)?;
+        let departures = Arc::new(Departures::default());
         let mut state = State {
             active: Overlay::new(geometry, superblock.next_number.get()),
             frozen: None,
@@ -421,6 +423,7 @@ impl<D: Device> Unrecovered<D> {
             snapshot: Arc::new(Snapshot {
                 root: root_of(&superblock),
                 generation,
+                departures: Arc::clone(&departures),
             }),
             next_number: superblock.next_number.get(),
             files: superblock.files.get(),
@@ -461,6 +464,7 @@ impl<D: Device> Unrecovered<D> {
             read_only: why,
             checkpointing: Mutex::new(()),
             growth: Mutex::new(()),
+            departures,
             grown: AtomicBool::new(false),
             ops: Mutex::new(()),
             state: RwLock::new(state),

@@ -5,6 +5,7 @@
 //! A reserve beyond that is kept for operations that give space back: they always go through.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::overlay::Cost;
 use super::{Cask, Class, State};
@@ -29,8 +30,8 @@ const REPLACE: Cost = Cost {
 };
 /// Most bytes of blocks kept for overwriting at a time; a small cask keeps a 64th of itself.
 const REPLACE_MAX: u64 = 1 << 20;
-/// Attempts, of a millisecond each, to wait for the readers of an old checkpoint.
-const READERS_WAIT: u32 = 10_000;
+/// How long what must go through waits for the readers of an old checkpoint.
+const READERS_WAIT: Duration = Duration::from_secs(10);
 /// Checkpoints that an operation which may be refused asks for.
 const CHECKPOINTS_MAX: u32 = 4;
 
@@ -225,11 +226,12 @@ impl<D: Device> Cask<D> {
         if pending && (class != Class::Grow || attempt < CHECKPOINTS_MAX) {
             return self.checkpoint();
         }
+        let departed = self.departures.count();
         if self.release_lingering() || self.grow(blocks)? {
             return Ok(());
         }
-        if class != Class::Grow && attempt < READERS_WAIT && !self.lingering.lock().is_empty() {
-            std::thread::sleep(std::time::Duration::from_millis(1));
+        let waits = class != Class::Grow && !self.lingering.lock().is_empty();
+        if waits && self.departures.wait(departed, READERS_WAIT) {
             return Ok(());
         }
         // Somebody else may have made room since.
