@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::overlay::{Content, Extent, Overlay};
 use super::space::Need;
@@ -169,7 +168,6 @@ impl<D: Device> Cask<D> {
         }
         drop((snapshot, overlay));
         self.wal.retire(&mark, generation);
-        self.grown.store(false, Ordering::Relaxed);
         self.release_lingering();
         Ok(())
     }

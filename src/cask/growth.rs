@@ -25,7 +25,7 @@ impl<D: Device> Cask<D> {
             return Ok(false);
         }
         let _growth = self.growth.lock();
-        self.grown.store(true, Ordering::Relaxed);
+        self.barren.store(false, Ordering::Relaxed);
         let taken = self.take_back(blocks)?;
         Ok(taken >= blocks || self.extend(blocks - taken)?)
     }

@@ -133,8 +133,8 @@ pub struct Cask<D: Device> {
     growth: Mutex<()>,
     /// Of readers of old checkpoints.
     departures: Arc<Departures>,
-    /// It has grown since the last checkpoint.
-    grown: AtomicBool,
+    /// The last checkpoint made for room did not give enough, and it has not grown since.
+    barren: AtomicBool,
     ops: Mutex<()>,
     state: RwLock<State>,
     alloc: Arc<Allocator>,
@@ -301,10 +301,8 @@ impl<D: Device> Cask<D> {
     pub fn stats(&self) -> Stats {
         let state = self.state.read();
         let blocks = self.alloc.blocks();
-        let groups = self.geometry.groups(blocks);
         // What the host was given back it counts itself.
-        let absent = self.alloc.absent_blocks();
-        let room = blocks.saturating_sub(self.geometry.first_block() + 2 * groups + absent);
+        let room = self.geometry.usable(blocks) - self.alloc.absent_blocks();
         let growth = match self.fixed {
             true => 0,
             false => {

@@ -465,7 +465,7 @@ impl<D: Device> Unrecovered<D> {
             checkpointing: Mutex::new(()),
             growth: Mutex::new(()),
             departures,
-            grown: AtomicBool::new(false),
+            barren: AtomicBool::new(false),
             ops: Mutex::new(()),
             state: RwLock::new(state),
             alloc: Arc::new(alloc),

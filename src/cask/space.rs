@@ -216,15 +216,19 @@ impl<D: Device> Cask<D> {
             let pending = !state.active.is_empty() || state.frozen.is_some();
             (pending, state.active.releases)
         };
-        // A checkpoint that gives blocks back keeps a container small; but one for every few
-        // operations would cost more than the blocks are worth, so it grows once in between.
-        let worth = releases && self.grown.load(Ordering::Relaxed);
+        // A checkpoint that gives blocks back keeps a container small; but it grows after one that
+        // did not give enough: one for every few operations would cost more than the blocks are worth.
+        let worth = releases && !self.barren.load(Ordering::Relaxed);
         if !worth && self.grow(blocks)? {
             return Ok(());
         }
         // What must go through is not given up because others were faster.
         if pending && (class != Class::Grow || attempt < CHECKPOINTS_MAX) {
-            return self.checkpoint();
+            let before = self.alloc.free();
+            self.checkpoint()?;
+            let given = self.alloc.free().saturating_sub(before);
+            self.barren.store(given < blocks, Ordering::Relaxed);
+            return Ok(());
         }
         let departed = self.departures.count();
         if self.release_lingering() || self.grow(blocks)? {

@@ -109,6 +109,13 @@ impl Geometry {
         whole + u64::from(space % self.group_blocks() > 2)
     }
 
+    /// Blocks for use in a container of `blocks` blocks: those in groups, without the bitmap slots.
+    pub fn usable(&self, blocks: u64) -> u64 {
+        let space = blocks.saturating_sub(self.first_block());
+        let (whole, rest) = (space / self.group_blocks(), space % self.group_blocks());
+        whole * (self.group_blocks() - 2) + rest.saturating_sub(2)
+    }
+
     /// First block of group `group`: the first of its two bitmap slots.
     pub fn group_start(&self, group: u64) -> u64 {
         self.first_block() + group * self.group_blocks()

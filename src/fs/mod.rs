@@ -411,9 +411,12 @@ impl<D: Device> Fs<D> {
         let mut step = bytes.len() as u64;
         let mut last = None;
         while !left.is_empty() {
-            // Up to the end of a block, so that none is written twice.
+            // All of it, or up to the end of a block, so that none is written twice.
             let end = at.saturating_add(step) / block * block;
-            let len = end.max((at / block + 1) * block) - at;
+            let len = match step < left.len() as u64 {
+                true => end.max((at / block + 1) * block) - at,
+                false => step,
+            };
             let (part, rest) = left.split_at(left.len().min(len as usize));
             match self.write_as(Class::Replace, caller, number, Some(at), part) {
                 Ok(done) => {
@@ -421,7 +424,7 @@ impl<D: Device> Fs<D> {
                     at += part.len() as u64;
                     left = rest;
                 }
-                Err(Error::NoSpace) if part.len() as u64 > block => step = len / 2,
+                Err(Error::NoSpace) if part.len() as u64 > block => step = part.len() as u64 / 2,
                 Err(error) if last.is_none() => return Err(error),
                 Err(_) => break,
             }

@@ -383,7 +383,8 @@ fn drained<D: Device>(device: D, geometry: Geometry) -> Result<u64, String> {
     }
     let stats = cask.stats();
     Ok(match grows {
-        true => stats.total_blocks - stats.free_blocks,
+        // The larger it is, the more it keeps for overwriting.
+        true => stats.total_blocks - stats.free_blocks - stats.blocks / 64,
         false => stats.free_blocks,
     })
 }

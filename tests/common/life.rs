@@ -6,6 +6,7 @@ use libc::ENOSPC;
 use super::model::{ModelFs, Outcome};
 use super::op::Op;
 use super::subject::{StoreSubject, Subject, differences, fingerprint, time_of};
+use caskfs::clock::Timestamp;
 
 /// Operations are numbered from this on in each further life, so that no two times are alike.
 pub const LIFE_STRIDE: usize = 100_000;
@@ -55,6 +56,9 @@ pub struct Life {
     pub outcomes: Vec<Outcome>,
     /// Fingerprints of the model after 0, 1, … operations.
     pub states: Vec<u64>,
+    /// Fingerprints in the middle of an operation: a full cask takes an overwrite by parts, each up to
+    /// the end of a block.
+    pub between: Vec<Vec<u64>>,
 }
 
 impl Life {
@@ -74,11 +78,18 @@ impl Life {
         let mut model = model;
         let mut states = vec![fingerprint(&model.dump())];
         let mut outcomes = Vec::new();
+        let mut between = Vec::new();
         for (index, op) in ops.iter_mut().enumerate() {
             let number = index + 1;
             device.mark(ISSUED | number as u64);
             let now = time_of(done + number);
+            let (before, lsn) = (op.is_write().then(|| model.clone()), subject.lsn());
             let found = subject.apply(op, now);
+            let by_parts = subject.lsn() > lsn + 1;
+            between.push(match before.filter(|_| by_parts && found.is_ok()) {
+                Some(before) => parts(&before, op, subject.block_size(), now),
+                None => Vec::new(),
+            });
             let outcome = if found == Err(ENOSPC) && op.may_lack_space() {
                 found
             } else {
@@ -119,6 +130,7 @@ impl Life {
             ops,
             outcomes,
             states,
+            between,
         })
     }
 
@@ -151,11 +163,31 @@ impl Life {
             progress.acked
         };
         let mut states = self.states[least..=progress.issued].to_vec();
+        states.extend(self.between[least..progress.issued].iter().flatten());
         if self.began_pending && !killed && progress.acked == 0 {
             states.extend_from_slice(past);
         }
         states
     }
+}
+
+/// Fingerprints of the model after the beginnings of a write that end at the end of a block.
+fn parts(model: &ModelFs, op: &Op, block: usize, now: Timestamp) -> Vec<u64> {
+    let (Op::Write { offset, data, .. } | Op::WriteOpen { offset, data, .. }) = op else {
+        return Vec::new();
+    };
+    let from = *offset as usize;
+    let ends = (from / block + 1..).map(|number| number * block - from);
+    ends.take_while(|len| *len < data.len)
+        .map(|len| {
+            let (mut model, mut op) = (model.clone(), op.clone());
+            if let Op::Write { data, .. } | Op::WriteOpen { data, .. } = &mut op {
+                data.len = len;
+            }
+            let _ = model.apply(&op, now);
+            fingerprint(&model.dump())
+        })
+        .collect()
 }
 
 /// The last events before a position, in words.

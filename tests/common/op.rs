@@ -209,6 +209,11 @@ pub enum Op {
 
 impl Op {
     /// Whether lack of space may refuse it.
+    /// Whether it writes bytes at a place.
+    pub fn is_write(&self) -> bool {
+        matches!(self, Self::Write { .. } | Self::WriteOpen { .. })
+    }
+
     pub fn may_lack_space(&self) -> bool {
         match self {
             Self::Unlink { .. }

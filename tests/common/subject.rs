@@ -167,6 +167,16 @@ impl<D: Device> StoreSubject<D> {
         op
     }
 
+    /// Number of the last record.
+    pub fn lsn(&self) -> u64 {
+        self.store.cask().lsn()
+    }
+
+    /// Bytes in a block.
+    pub fn block_size(&self) -> usize {
+        self.store.cask().stats().block_size as usize
+    }
+
     /// Notes what a write took.
     fn taken(&self, written: Result<usize, Error>) -> Result<(), Error> {
         written.map(|taken| self.taken.set(taken))
