@@ -71,6 +71,12 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
+/// The time that one turn in eight stays below.
+fn fast(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 8]
+}
+
 #[test]
 fn a_million_sessions() {
     let Some(mut cask) = Cask::mounted_alone(&["--label=scale"]) else {
@@ -89,7 +95,7 @@ fn a_million_sessions() {
 
     let mut dice = Dice::new(setting("CASKFS_SEED", 1));
     let (mut among_few, mut among_many) = (Vec::new(), Vec::new());
-    for turn in 0..48 {
+    for turn in 0..84 {
         let (small, large) = if turn % 2 == 0 {
             let small = lookup(&few, FEW, &mut dice);
             (small, lookup(&many, count, &mut dice))
@@ -103,15 +109,9 @@ fn a_million_sessions() {
             among_many.push(large);
         }
     }
-    // Turn by turn, so that what else the machine does weighs on both alike.
-    let mut ratios: Vec<f64> = among_few
-        .iter()
-        .zip(&among_many)
-        .map(|(small, large)| large.as_secs_f64() / small.as_secs_f64())
-        .collect();
-    ratios.sort_by(f64::total_cmp);
-    let ratio = ratios[ratios.len() / 2];
-    let (small, large) = (median(among_few), median(among_many));
+    // What else the machine does makes turns slower, never faster: the fast ones tell the cost.
+    let (small, large) = (fast(among_few), fast(among_many));
+    let ratio = large.as_secs_f64() / small.as_secs_f64();
 
     // Killed with a log full of fresh work.
     let mut mounts = Vec::new();
