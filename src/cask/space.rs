@@ -2,7 +2,12 @@
 //!
 //! Everything that the next checkpoint may need is set aside *before* an operation is logged, so a
 //! checkpoint can never run out of space (I11) and admission is the only place that says `NoSpace`.
-//! A reserve beyond that is kept for operations that give space back: they always go through.
+//!
+//! Two reserves lie beyond: growing leaves both alone, replacing leaves the one for operations that
+//! give space back, and those may use all. A checkpoint frees what was replaced or given up, so the
+//! next finds its reserve again, reckoned in the tree that what is pending may have made. A
+//! replacement that leaves more than it found, as single blocks overwritten inside long extents do,
+//! uses its reserve up in the end and is then refused; a release never depends on it.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
