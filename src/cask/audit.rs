@@ -12,8 +12,9 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::checksum::crc;
 use crate::format::key::Number;
-use crate::format::page::{Page, PagePtr};
+use crate::format::page::PagePtr;
 use crate::format::{Geometry, Key};
+use crate::tree::Node;
 
 /// The committed bits of one allocation group.
 #[derive(Debug)]
@@ -103,7 +104,7 @@ impl<D: Device> Pinned<'_, D> {
     ///
     /// # Errors
     /// [`Error::Corrupt`]; I/O errors.
-    pub fn page(&self, ptr: PagePtr, level: u8) -> Result<Arc<Page>> {
+    pub fn page(&self, ptr: PagePtr, level: u8) -> Result<Arc<Node>> {
         self.cask.tree.page(ptr, level)
     }
 

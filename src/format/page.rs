@@ -4,7 +4,11 @@
 //! block and the CRC-32C of its bytes. A page is checked whole when it comes from the device; after
 //! that no accessor can fail on its structure. Invariant: keys ascend strictly.
 
-use super::key::Key;
+use std::cmp::Ordering;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use super::key::{Key, Number};
 use crate::error::{Error, Result};
 
 /// Magic of a page.
@@ -52,6 +56,98 @@ impl PagePtr {
 pub struct Page {
     bytes: Box<[u8]>,
     len: usize,
+    index: OnceLock<SearchIndex>,
+}
+
+/// Where the keys of a page lie between its first and its last, in 32 bits each: a search reads
+/// these few lines of memory side by side instead of a cell, somewhere in the page, for each step.
+/// Invariant: marks ascend as the keys do, but keys close to each other may share one.
+#[derive(Debug, Default)]
+struct SearchIndex {
+    marks: Box<[u32]>,
+    /// Position of the first key.
+    origin: u128,
+    /// Bits that a mark leaves out of a position.
+    shift: u32,
+    /// The number that all keys have.
+    number: Option<Number>,
+}
+
+impl SearchIndex {
+    fn new(page: &Page) -> Self {
+        let (Some(first), Some(last)) = (page.key(0), page.key(page.len.saturating_sub(1))) else {
+            return Self::default();
+        };
+        let mut index = Self {
+            number: (first.number == last.number).then_some(first.number),
+            ..Self::default()
+        };
+        index.origin = index.position(&first);
+        let span = index.position(&last).saturating_sub(index.origin);
+        index.shift = (u128::BITS - span.leading_zeros()).saturating_sub(u32::BITS);
+        index.marks = page.keys().map(|key| index.mark(&key)).collect();
+        index
+    }
+
+    /// The key as a number that ascends with it: all its bits where the keys differ below their
+    /// number, all but the last eight elsewhere.
+    fn position(&self, key: &Key) -> u128 {
+        let (number, kind, offset) = (
+            u128::from(key.number),
+            u128::from(key.kind as u8),
+            u128::from(key.offset),
+        );
+        match self.number {
+            Some(_) => kind << 64 | offset,
+            None => number << 64 | kind << 56 | offset >> 8,
+        }
+    }
+
+    fn mark(&self, key: &Key) -> u32 {
+        let steps = self.position(key).saturating_sub(self.origin) >> self.shift;
+        u32::try_from(steps).unwrap_or(u32::MAX)
+    }
+
+    /// Index of the first mark that is not below `mark`, looked for from where it stands if marks
+    /// are spread evenly, as those of hashes and of numbers given in turn are.
+    fn first_not_below(&self, mark: u32) -> usize {
+        let Some(last) = self.marks.last().filter(|last| mark <= **last) else {
+            return self.marks.len();
+        };
+        let spread = u64::from(*last).max(1);
+        let (mut from, mut to) = (0, self.marks.len() - 1);
+        let mut at = (u64::from(mark) * to as u64 / spread) as usize;
+        let mut step = 1;
+        while from < to {
+            if self.marks.get(at).is_some_and(|m| *m < mark) {
+                from = at + 1;
+                at += step;
+            } else {
+                to = at;
+                at = at.saturating_sub(step);
+            }
+            step *= 2;
+            if !(from..to).contains(&at) {
+                at = from.midpoint(to);
+            }
+        }
+        from
+    }
+
+    /// The cells among which `key` has its place: the keys before them are smaller, those after
+    /// them larger.
+    fn narrow(&self, key: &Key) -> Range<usize> {
+        match self.number.map(|number| key.number.cmp(&number)) {
+            Some(Ordering::Less) => 0..0,
+            Some(Ordering::Greater) => self.marks.len()..self.marks.len(),
+            _ => {
+                let mark = self.mark(key);
+                let from = self.first_not_below(mark);
+                let same = self.marks.iter().skip(from).take_while(|m| **m == mark);
+                from..from + same.count()
+            }
+        }
+    }
 }
 
 impl Page {
@@ -105,6 +201,7 @@ impl Page {
         Ok(Self {
             bytes: bytes.into(),
             len: count,
+            index: OnceLock::new(),
         })
     }
 
@@ -132,7 +229,11 @@ impl Page {
         if PAGE_HEADER_LEN + count * CELL_OVERHEAD > bytes.len() {
             return Err(bad("more cells than fit"));
         }
-        let page = Self { bytes, len: count };
+        let page = Self {
+            bytes,
+            len: count,
+            index: OnceLock::new(),
+        };
         let mut last = None;
         for index in 0..count {
             let (key, value) = page.read_cell(index).ok_or_else(|| bad("a cell outside"))?;
@@ -201,20 +302,30 @@ impl Page {
         Some((key, PagePtr::decode(value)?))
     }
 
+    /// Makes the searches to come quicker. Worth it for a page that is searched more than once: most
+    /// leaves of a large tree are read, searched and given up.
+    pub fn hasten(&self) {
+        self.index.get_or_init(|| SearchIndex::new(self));
+    }
+
     /// Index of the first cell whose key is not below `key`.
     pub fn lower_bound(&self, key: &Key) -> usize {
-        self.partition_point(|k| k < *key)
+        self.partition_point(key, |k| k < *key)
     }
 
     /// Index of the child whose keys may include `key`.
     pub fn child_for(&self, key: &Key) -> usize {
-        self.partition_point(|k| k <= *key).saturating_sub(1)
+        self.partition_point(key, |k| k <= *key).saturating_sub(1)
     }
 
-    /// Index of the first cell for whose key `before` does not hold. Keys are decoded as they are
-    /// looked at, a handful a page: kept decoded, they would take a third more memory.
-    fn partition_point(&self, before: impl Fn(Key) -> bool) -> usize {
-        let (mut from, mut to) = (0, self.len);
+    /// Index of the first cell for whose key `before`, which turns false around `key`, does not
+    /// hold.
+    fn partition_point(&self, key: &Key, before: impl Fn(Key) -> bool) -> usize {
+        let narrow = self.index.get().map(|index| index.narrow(key));
+        let Range {
+            start: mut from,
+            end: mut to,
+        } = narrow.unwrap_or(0..self.len);
         while from < to {
             let middle = from.midpoint(to);
             if self.key(middle).is_some_and(&before) {
@@ -224,5 +335,50 @@ impl Page {
             }
         }
         from
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::format::Kind;
+
+    /// Numbers and offsets that lie close together, far apart, and at the ends of their range.
+    fn part() -> impl Strategy<Value = u64> {
+        prop_oneof![0u64..4, 1_000u64..1_400, Just(u64::MAX), any::<u64>()]
+    }
+
+    fn keys(numbers: impl Strategy<Value = u64> + 'static) -> BoxedStrategy<Vec<Key>> {
+        let kind = prop_oneof![Just(Kind::Inode), Just(Kind::Data), Just(Kind::Dirent)];
+        let key = (numbers, kind, part()).prop_map(|(n, kind, offset)| Key::new(n, kind, offset));
+        prop::collection::btree_set(key, 0..100)
+            .prop_map(|keys| keys.into_iter().collect())
+            .boxed()
+    }
+
+    fn page(keys: &[Key]) -> Page {
+        let cells = keys.iter().map(|key| (*key, [].as_slice()));
+        Page::build(4096, 0, 1, 1, cells).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_search_finds_the_same_place_with_an_index(
+            keys in prop_oneof![keys(part()), keys(Just(7u64)), keys(7u64..9)],
+            others in keys(part()),
+        ) {
+            let page = page(&keys);
+            for pass in 0..2 {
+                for key in keys.iter().chain(&others) {
+                    let below = keys.iter().filter(|k| *k < key).count();
+                    let up_to = keys.iter().filter(|k| *k <= key).count();
+                    prop_assert_eq!(page.lower_bound(key), below, "pass {}", pass);
+                    prop_assert_eq!(page.child_for(key), up_to.saturating_sub(1), "pass {}", pass);
+                }
+                page.hasten();
+            }
+        }
     }
 }

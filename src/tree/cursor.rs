@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Root, Tree, top_level};
+use super::{Node, Root, Tree, top_level};
 use crate::device::Device;
 use crate::error::Result;
 use crate::format::Key;
-use crate::format::page::Page;
 
 /// Yields the items of a range in ascending order. It holds one page a level.
 pub struct Cursor<'t, D> {
@@ -16,7 +15,7 @@ pub struct Cursor<'t, D> {
     to: Key,
     started: bool,
     /// The path to the next item: page and index, from the root down.
-    path: Vec<(Arc<Page>, usize)>,
+    path: Vec<(Arc<Node>, usize)>,
 }
 
 impl<'t, D: Device> Cursor<'t, D> {
@@ -56,7 +55,7 @@ impl<'t, D: Device> Cursor<'t, D> {
         Ok(())
     }
 
-    fn push(&mut self, page: Arc<Page>) {
+    fn push(&mut self, page: Arc<Node>) {
         let leaf = self.path.len() as u32 + 1 >= self.root.height;
         let index = match (self.started, leaf) {
             (true, _) => 0,

@@ -11,14 +11,15 @@ mod merge;
 pub use cursor::Cursor;
 pub use merge::{Edit, PageStore, merge};
 
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
 use quick_cache::sync::Cache;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::checksum::crc;
-use crate::format::page::{Page, PagePtr};
+use crate::format::page::{CELL_OVERHEAD, CHILD_LEN, Page, PagePtr};
 use crate::format::{Geometry, Key};
 
 /// An item's value.
@@ -27,8 +28,9 @@ pub type Value = Arc<[u8]>;
 /// Deepest tree that is believed: 32 levels of at least two children hold 2³² pages.
 const MAX_HEIGHT: u32 = 32;
 
-/// Bytes that a page in memory takes beside its own, about.
-const PAGE_OVERHEAD: usize = 128;
+/// Bytes that a page in memory takes beside its own, about: its index and links, and its places in
+/// the tables of the cache.
+const PAGE_OVERHEAD: usize = 384;
 
 /// A version of the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,11 +52,45 @@ impl Root {
     };
 }
 
+/// A page in memory.
+pub struct Node {
+    page: Page,
+    /// For a page two levels and more above the leaves: the pages below it that were looked at. No
+    /// look-up is needed to go on from here, and they stay as long as this page is in use.
+    below: OnceLock<Box<[OnceLock<Arc<Node>>]>>,
+}
+
+impl Deref for Node {
+    type Target = Page;
+
+    fn deref(&self) -> &Page {
+        &self.page
+    }
+}
+
+impl Node {
+    fn new(page: Page) -> Arc<Self> {
+        Arc::new(Self {
+            page,
+            below: OnceLock::new(),
+        })
+    }
+
+    /// Where the page below the cell at `index` is kept.
+    fn link(&self, index: usize) -> Option<&OnceLock<Arc<Self>>> {
+        let links = || (0..self.page.len()).map(|_| OnceLock::new()).collect();
+        self.below.get_or_init(links).get(index)
+    }
+}
+
 /// Reads pages, keeping the ones in use in memory.
 pub struct Tree<D> {
     device: Arc<D>,
     geometry: Geometry,
-    cache: Cache<u64, Arc<Page>>,
+    cache: Cache<u64, Arc<Node>>,
+    /// Pages that a tree may have for its inner pages to be linked: these then take no more memory
+    /// than the cache.
+    linked_pages: u64,
 }
 
 impl<D: Device> Tree<D> {
@@ -65,6 +101,7 @@ impl<D: Device> Tree<D> {
             device,
             geometry,
             cache: Cache::new(pages),
+            linked_pages: (cache_bytes / (2 * (CELL_OVERHEAD + CHILD_LEN))) as u64,
         }
     }
 
@@ -72,8 +109,9 @@ impl<D: Device> Tree<D> {
     ///
     /// # Errors
     /// [`Error::Corrupt`] when the page does not verify; I/O errors.
-    pub fn page(&self, ptr: PagePtr, level: u8) -> Result<Arc<Page>> {
+    pub fn page(&self, ptr: PagePtr, level: u8) -> Result<Arc<Node>> {
         if let Some(page) = self.cache.get(&ptr.block) {
+            page.hasten();
             return Ok(page);
         }
         let offset = self.geometry.offset(ptr.block);
@@ -93,14 +131,14 @@ impl<D: Device> Tree<D> {
                 offset,
             ));
         }
-        let page = Arc::new(Page::parse(bytes, ptr.block, offset, level)?);
+        let page = Node::new(Page::parse(bytes, ptr.block, offset, level)?);
         self.cache.insert(ptr.block, Arc::clone(&page));
         Ok(page)
     }
 
     /// Keeps a page just written.
     pub fn remember(&self, block: u64, page: Page) {
-        self.cache.insert(block, Arc::new(page));
+        self.cache.insert(block, Node::new(page));
     }
 
     /// Forgets a block that is no page any more.
@@ -113,23 +151,42 @@ impl<D: Device> Tree<D> {
     /// # Errors
     /// As [`Tree::page`].
     pub fn get(&self, root: &Root, key: &Key) -> Result<Option<Value>> {
-        let Some(mut ptr) = root.page else {
+        let Some(ptr) = root.page else {
             return Ok(None);
         };
         let mut level = top_level(root)?;
-        loop {
-            let page = self.page(ptr, level)?;
-            if level == 0 {
-                let found = page
-                    .cell(page.lower_bound(key))
-                    .filter(|(found, _)| found == key);
-                return Ok(found.map(|(_, value)| Value::from(value)));
-            }
-            let Some((_, child)) = page.child(page.child_for(key)) else {
+        let mut held = self.page(ptr, level)?;
+        let mut node = &*held;
+        while level > 0 {
+            let index = node.child_for(key);
+            let Some((_, child)) = node.child(index) else {
                 return Ok(None);
             };
-            (ptr, level) = (child, level - 1);
+            level -= 1;
+            let link = if level > 0 && root.pages <= self.linked_pages {
+                node.link(index)
+            } else {
+                None
+            };
+            node = match link {
+                Some(link) => match link.get() {
+                    Some(below) => below,
+                    None => {
+                        let below = self.page(child, level)?;
+                        below.hasten();
+                        link.get_or_init(|| below)
+                    }
+                },
+                None => {
+                    held = self.page(child, level)?;
+                    &held
+                }
+            };
         }
+        let found = node
+            .cell(node.lower_bound(key))
+            .filter(|(found, _)| found == key);
+        Ok(found.map(|(_, value)| Value::from(value)))
     }
 
     /// The items `from..=to` in order.

@@ -95,7 +95,7 @@ fn a_million_sessions() {
 
     let mut dice = Dice::new(setting("CASKFS_SEED", 1));
     let (mut among_few, mut among_many) = (Vec::new(), Vec::new());
-    for turn in 0..84 {
+    for turn in 0..100 {
         let (small, large) = if turn % 2 == 0 {
             let small = lookup(&few, FEW, &mut dice);
             (small, lookup(&many, count, &mut dice))
@@ -104,7 +104,7 @@ fn a_million_sessions() {
             (lookup(&few, FEW, &mut dice), large)
         };
         // The first turns warm the daemon's own cache.
-        if turn >= 4 {
+        if turn >= 20 {
             among_few.push(small);
             among_many.push(large);
         }
