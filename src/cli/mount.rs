@@ -18,6 +18,10 @@ use crate::fuse::session::{self, Target};
 
 /// This program, also when its file was replaced since it was started.
 const MYSELF: &str = "/proc/self/exe";
+/// The allocator's time until freed memory goes back to the kernel, in milliseconds. The daemon's is
+/// bounded and soon used again; given back in pieces it would lose its huge pages, and with them a
+/// sixth of what a look-up in a large directory takes.
+const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
 /// What the daemon says when the mount answers.
 const READY: &str = "ready";
 /// What stands before the reason why it does not.
@@ -121,6 +125,9 @@ fn start_daemon(args: &MountArgs, target: &Target) -> Result<(), CliError> {
         .args(args.sloppy.then_some("-s"));
     if let Some(log) = log {
         daemon.arg("--log").arg(log);
+    }
+    if std::env::var_os(PURGE_DELAY).is_none() {
+        daemon.env(PURGE_DELAY, "-1");
     }
     let mut daemon = daemon
         .arg("--")

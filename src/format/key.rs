@@ -29,6 +29,10 @@ pub enum Kind {
     Orphan = 5,
     /// Number 0 only: files by expiry.
     Ttl = 6,
+    /// A segment of a log of this directory; offset is its inode's number.
+    Segment = 7,
+    /// Number 0 only, offset 0: the record of rolls.
+    Events = 8,
 }
 
 impl Kind {
@@ -41,6 +45,8 @@ impl Kind {
             4 => Self::Xattr,
             5 => Self::Orphan,
             6 => Self::Ttl,
+            7 => Self::Segment,
+            8 => Self::Events,
             _ => return None,
         })
     }
@@ -91,14 +97,20 @@ impl Key {
     /// # Errors
     /// [`Error::Corrupt`] when the bytes are too few or the kind is unknown.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let bad = || Error::corrupt("an item key that does not decode", 0);
-        let (number, rest) = bytes.split_first_chunk::<8>().ok_or_else(bad)?;
-        let (kind, rest) = rest.split_first().ok_or_else(bad)?;
-        let offset = rest.first_chunk::<8>().ok_or_else(bad)?;
-        Ok(Self {
+        Self::read(bytes).ok_or_else(|| Error::corrupt("an item key that does not decode", 0))
+    }
+
+    /// As [`Key::decode`], for the many keys of a page.
+    #[inline]
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.first_chunk::<{ Self::LEN }>()?;
+        let (number, [kind, offset @ ..]) = bytes.split_first_chunk::<8>()? else {
+            return None;
+        };
+        Some(Self {
             number: u64::from_le_bytes(*number),
-            kind: Kind::from_code(*kind).ok_or_else(bad)?,
-            offset: u64::from_le_bytes(*offset),
+            kind: Kind::from_code(*kind)?,
+            offset: u64::from_le_bytes(*offset.first_chunk()?),
         })
     }
 }

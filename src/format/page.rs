@@ -59,18 +59,40 @@ pub struct Page {
     index: OnceLock<SearchIndex>,
 }
 
-/// Where the keys of a page lie between its first and its last, in 32 bits each: a search reads
-/// these few lines of memory side by side instead of a cell, somewhere in the page, for each step.
-/// Invariant: marks ascend as the keys do, but keys close to each other may share one.
+/// Where the keys of a page lie between its first and its last, in 32 bits each, beside where their
+/// cells are: a search reads these few lines of memory instead of a cell, somewhere in the page, for
+/// each step. Invariant: marks ascend as the keys do, but keys close to each other may share one.
 #[derive(Debug, Default)]
 struct SearchIndex {
-    marks: Box<[u32]>,
+    entries: Box<[Entry]>,
     /// Position of the first key.
     origin: u128,
     /// Bits that a mark leaves out of a position.
     shift: u32,
     /// The number that all keys have.
     number: Option<Number>,
+}
+
+/// A mark u32 and the offset of a cell u16, in the byte order of the machine and without a gap.
+#[derive(Clone, Copy, Debug)]
+struct Entry([u8; 6]);
+
+impl Entry {
+    fn new(mark: u32, at: u16) -> Self {
+        let [a, b, c, d] = mark.to_ne_bytes();
+        let [e, f] = at.to_ne_bytes();
+        Self([a, b, c, d, e, f])
+    }
+
+    fn mark(self) -> u32 {
+        let [a, b, c, d, ..] = self.0;
+        u32::from_ne_bytes([a, b, c, d])
+    }
+
+    fn at(self) -> u16 {
+        let [.., e, f] = self.0;
+        u16::from_ne_bytes([e, f])
+    }
 }
 
 impl SearchIndex {
@@ -85,7 +107,11 @@ impl SearchIndex {
         index.origin = index.position(&first);
         let span = index.position(&last).saturating_sub(index.origin);
         index.shift = (u128::BITS - span.leading_zeros()).saturating_sub(u32::BITS);
-        index.marks = page.keys().map(|key| index.mark(&key)).collect();
+        let entry = |at| {
+            let key = Key::read(page.bytes.get(usize::from(at)..)?)?;
+            Some(Entry::new(index.mark(&key), at))
+        };
+        index.entries = page.slots().filter_map(entry).collect();
         index
     }
 
@@ -111,15 +137,15 @@ impl SearchIndex {
     /// Index of the first mark that is not below `mark`, looked for from where it stands if marks
     /// are spread evenly, as those of hashes and of numbers given in turn are.
     fn first_not_below(&self, mark: u32) -> usize {
-        let Some(last) = self.marks.last().filter(|last| mark <= **last) else {
-            return self.marks.len();
+        let last = self.entries.last().map(|entry| entry.mark());
+        let Some(last) = last.filter(|last| mark <= *last) else {
+            return self.entries.len();
         };
-        let spread = u64::from(*last).max(1);
-        let (mut from, mut to) = (0, self.marks.len() - 1);
-        let mut at = (u64::from(mark) * to as u64 / spread) as usize;
+        let (mut from, mut to) = (0, self.entries.len() - 1);
+        let mut at = (u64::from(mark) * to as u64 / u64::from(last).max(1)) as usize;
         let mut step = 1;
         while from < to {
-            if self.marks.get(at).is_some_and(|m| *m < mark) {
+            if self.entries.get(at).is_some_and(|e| e.mark() < mark) {
                 from = at + 1;
                 at += step;
             } else {
@@ -139,12 +165,12 @@ impl SearchIndex {
     fn narrow(&self, key: &Key) -> Range<usize> {
         match self.number.map(|number| key.number.cmp(&number)) {
             Some(Ordering::Less) => 0..0,
-            Some(Ordering::Greater) => self.marks.len()..self.marks.len(),
+            Some(Ordering::Greater) => self.entries.len()..self.entries.len(),
             _ => {
                 let mark = self.mark(key);
                 let from = self.first_not_below(mark);
-                let same = self.marks.iter().skip(from).take_while(|m| **m == mark);
-                from..from + same.count()
+                let rest = self.entries.iter().skip(from);
+                from..from + rest.take_while(|e| e.mark() == mark).count()
             }
         }
     }
@@ -235,8 +261,9 @@ impl Page {
             index: OnceLock::new(),
         };
         let mut last = None;
-        for index in 0..count {
-            let (key, value) = page.read_cell(index).ok_or_else(|| bad("a cell outside"))?;
+        for at in page.slots() {
+            let cell = page.read_cell(usize::from(at));
+            let (key, value) = cell.ok_or_else(|| bad("a cell outside"))?;
             if last.is_some_and(|last| last >= key) {
                 return Err(bad("keys out of order"));
             }
@@ -248,25 +275,42 @@ impl Page {
         Ok(page)
     }
 
-    /// The key of the cell at `index`.
-    pub fn key(&self, index: usize) -> Option<Key> {
+    /// Where the cells are, in the order of their keys.
+    fn slots(&self) -> impl Iterator<Item = u16> + '_ {
+        let slots = self.bytes.get(PAGE_HEADER_LEN..).unwrap_or_default();
+        let (slots, _) = slots.as_chunks::<2>();
+        slots
+            .iter()
+            .take(self.len)
+            .map(|at| u16::from_le_bytes(*at))
+    }
+
+    /// Where the cell at `index` is; without the index one line of memory more is read for it.
+    fn at(&self, index: usize) -> Option<usize> {
         if index >= self.len {
             return None;
         }
-        let slot = PAGE_HEADER_LEN + 2 * index;
-        let at: [u8; 2] = self.bytes.get(slot..slot + 2)?.try_into().ok()?;
-        let at = usize::from(u16::from_le_bytes(at));
-        Key::decode(self.bytes.get(at..at + Key::LEN)?).ok()
+        let at = match self.index.get() {
+            Some(searched) => searched.entries.get(index)?.at(),
+            None => {
+                let slot = PAGE_HEADER_LEN + 2 * index;
+                u16::from_le_bytes(*self.bytes.get(slot..)?.first_chunk()?)
+            }
+        };
+        Some(usize::from(at))
     }
 
-    fn read_cell(&self, index: usize) -> Option<(Key, &[u8])> {
-        let slot = PAGE_HEADER_LEN + 2 * index;
-        let at: [u8; 2] = self.bytes.get(slot..slot + 2)?.try_into().ok()?;
-        let cell = self.bytes.get(usize::from(u16::from_le_bytes(at))..)?;
+    /// The key of the cell at `index`.
+    pub fn key(&self, index: usize) -> Option<Key> {
+        Key::read(self.bytes.get(self.at(index)?..)?)
+    }
+
+    fn read_cell(&self, at: usize) -> Option<(Key, &[u8])> {
+        let cell = self.bytes.get(at..)?;
         let (key, rest) = cell.split_at_checked(Key::LEN)?;
         let (len, rest) = rest.split_first_chunk::<2>()?;
         Some((
-            Key::decode(key).ok()?,
+            Key::read(key)?,
             rest.get(..usize::from(u16::from_le_bytes(*len)))?,
         ))
     }
@@ -293,7 +337,13 @@ impl Page {
 
     /// The cell at `index`.
     pub fn cell(&self, index: usize) -> Option<(Key, &[u8])> {
-        (index < self.len).then(|| self.read_cell(index))?
+        self.read_cell(self.at(index)?)
+    }
+
+    /// The value under `key`.
+    pub fn find(&self, key: &Key) -> Option<&[u8]> {
+        let (found, value) = self.cell(self.lower_bound(key))?;
+        (found == *key).then_some(value)
     }
 
     /// The child at `index` of a page above the leaves, with the lower bound of its keys.

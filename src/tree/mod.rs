@@ -183,10 +183,7 @@ impl<D: Device> Tree<D> {
                 }
             };
         }
-        let found = node
-            .cell(node.lower_bound(key))
-            .filter(|(found, _)| found == key);
-        Ok(found.map(|(_, value)| Value::from(value)))
+        Ok(node.find(key).map(Value::from))
     }
 
     /// The items `from..=to` in order.
