@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::mem::{offset_of, size_of};
 
-use caskfs::format::item::InodeRecord;
+use caskfs::format::item::{EventsRecord, InodeRecord, SegmentRecord};
 use caskfs::format::superblock::SuperblockRecord;
 use caskfs::format::wal::FrameRecord;
 
@@ -50,6 +50,8 @@ fn the_tables_are_the_structs() {
             alloc_slot alloc_digest next_number files created reserved digest),
         layout!(InodeRecord: mode uid gid nlink size content parent name_hash atime mtime ctime btime rdev flags
             reserved),
+        layout!(SegmentRecord: log base count),
+        layout!(EventsRecord: content size mtime),
         layout!(FrameRecord: magic len lsn generation unconfirmed records previous digest),
     ];
     let tables = tables();

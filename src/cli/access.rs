@@ -116,6 +116,8 @@ pub trait Access {
 
     /// Makes a file that is not there yet and fills it. A failure may leave a part of it.
     fn write_new(&self, path: &Path, perm: u32, source: Source<'_>) -> Result<(), CliError>;
+    /// Appends to a file, in one write; makes it, with these permission bits, if it is not there.
+    fn append(&self, path: &Path, perm: u32, data: &[u8]) -> Result<(), CliError>;
     /// Gives a file another name, in place of what has that name.
     fn rename(&self, from: &Path, to: &Path) -> Result<(), CliError>;
     /// Rotates a log.

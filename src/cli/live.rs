@@ -149,6 +149,17 @@ impl Access for Live {
         self.on(path, |_| file.sync_all())
     }
 
+    fn append(&self, path: &Path, perm: u32, data: &[u8]) -> Result<(), CliError> {
+        self.on(path, |real| {
+            let mut log = OpenOptions::new()
+                .append(true)
+                .create(true)
+                .mode(perm)
+                .open(real)?;
+            log.write_all(data)
+        })
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> Result<(), CliError> {
         self.on(to, |real| fs::rename(self.real(from), real))
     }

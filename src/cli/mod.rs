@@ -19,9 +19,11 @@ mod units;
 mod cat;
 mod cp;
 mod df;
+mod fields;
 mod fsck;
 mod get;
 mod info;
+mod insert;
 mod ls;
 mod mkfs;
 mod mkstore;
@@ -72,6 +74,8 @@ enum Verb {
     Get(get::GetArgs),
     Mkstore(mkstore::MkstoreArgs),
     Rotate(rotate::RotateArgs),
+    Insert(insert::InsertArgs),
+    Fields(fields::FieldsArgs),
 }
 
 /// Runs the command line.
@@ -112,6 +116,8 @@ fn execute(verb: Verb) -> Result<Outcome, CliError> {
         Verb::Get(args) => get::run(args),
         Verb::Mkstore(args) => mkstore::run(args),
         Verb::Rotate(args) => rotate::run(args),
+        Verb::Insert(args) => insert::run(args),
+        Verb::Fields(args) => fields::run(args),
     };
     done.map(|()| Outcome::Done)
 }

@@ -268,6 +268,33 @@ impl Access for Offline {
         filled.and(flushed).and(released)
     }
 
+    fn append(&self, path: &Path, perm: u32, data: &[u8]) -> Result<(), CliError> {
+        let flags = OpenFlags {
+            write: true,
+            append: true,
+            ..OpenFlags::default()
+        };
+        self.on(path, || {
+            let (number, fh) = match self.find(path, Links::Follow) {
+                Ok(number) => (number, self.store.open(&self.caller, number, flags)?.fh),
+                Err(Error::NotFound) => {
+                    let (dir, name) = self.place(path)?;
+                    let (entry, opened) =
+                        self.store.create(&self.caller, dir, name, perm, flags)?;
+                    (entry.attr.ino, opened.fh)
+                }
+                Err(error) => return Err(error),
+            };
+            let size = self.store.getattr(number, Some(fh))?.attr.size;
+            let written = self.store.write(&self.caller, number, fh, size, data);
+            let flushed = self.store.flush(&self.caller, number, fh);
+            written
+                .map(drop)
+                .and(flushed)
+                .and(self.store.release(number, fh))
+        })
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> Result<(), CliError> {
         self.on(to, || {
             let (dir, name) = self.place(from)?;

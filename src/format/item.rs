@@ -124,7 +124,8 @@ pub struct InodeRecord {
     pub ctime: TimeRecord,
     /// Creation.
     pub btime: TimeRecord,
-    /// Device number of a device node.
+    /// Device number of a device node; of a regular file that is the segment of a log, the directory
+    /// that it was cut in; else 0.
     pub rdev: U64,
     /// `FLAG_` bits.
     pub flags: U32,
@@ -260,5 +261,56 @@ impl XattrRecord {
             bytes = rest;
         }
         Ok(entries)
+    }
+}
+
+/// What is kept of a segment: of which log it is, and how it was named.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct SegmentRecord {
+    /// The keyed hash of the log's name.
+    pub log: U64,
+    /// The keyed hash of the name that was asked for, without a number; 0 when somebody else chose
+    /// the name.
+    pub base: U64,
+    /// The number that the name got; 0 for none.
+    pub count: U32,
+}
+
+impl SegmentRecord {
+    /// Decodes the item.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the length is wrong.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        Self::read_from_bytes(bytes)
+            .map_err(|_| Error::corrupt("a segment record of the wrong length", 0))
+    }
+}
+
+/// Where the record of rolls stands.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct EventsRecord {
+    /// The number under which its lines stand.
+    pub content: U64,
+    /// Their bytes.
+    pub size: U64,
+    /// When the last was added.
+    pub mtime: TimeRecord,
+}
+
+impl EventsRecord {
+    /// Decodes the item.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the length is wrong.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        Self::read_from_bytes(bytes)
+            .map_err(|_| Error::corrupt("a record of rolls of the wrong length", 0))
     }
 }

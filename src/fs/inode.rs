@@ -51,6 +51,8 @@ pub struct Inode {
     pub btime: Timestamp,
     /// Device number of a device node.
     pub rdev: u64,
+    /// The directory that a segment was cut in; 0 for what is none.
+    pub home: Number,
     /// `FLAG_` bits.
     pub flags: u32,
 }
@@ -99,6 +101,10 @@ impl Inode {
 
     fn decode(number: Number, bytes: &[u8]) -> Result<Self> {
         let record = InodeRecord::decode(bytes)?;
+        let (home, rdev) = match record.kind() {
+            FileKind::Regular => (record.rdev.get(), 0),
+            _ => (0, record.rdev.get()),
+        };
         Ok(Self {
             number,
             mode: record.mode.get(),
@@ -113,7 +119,8 @@ impl Inode {
             mtime: record.mtime.into(),
             ctime: record.ctime.into(),
             btime: record.btime.into(),
-            rdev: record.rdev.get(),
+            rdev,
+            home,
             flags: record.flags.get(),
         })
     }
@@ -132,7 +139,7 @@ impl Inode {
             mtime: self.mtime.into(),
             ctime: self.ctime.into(),
             btime: self.btime.into(),
-            rdev: self.rdev.into(),
+            rdev: if self.is_file() { self.home } else { self.rdev }.into(),
             flags: self.flags.into(),
             reserved: 0.into(),
         }
@@ -200,6 +207,7 @@ pub fn new_inode<D: Device>(
         ctime: now,
         btime: now,
         rdev: if device { rdev } else { 0 },
+        home: 0,
         flags: 0,
     })
 }

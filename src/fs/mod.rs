@@ -11,6 +11,7 @@ pub mod namespace;
 pub mod opens;
 mod path;
 mod rename;
+pub mod segment;
 pub mod types;
 pub mod xattr;
 

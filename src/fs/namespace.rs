@@ -6,6 +6,7 @@
 
 use super::directory::{insert, remove};
 use super::inode::{Inode, SET_GID, load, load_dir, new_inode, save};
+use super::segment;
 use crate::cask::{Read, Tx};
 use crate::clock::Timestamp;
 use crate::device::Device;
@@ -224,6 +225,7 @@ fn abandon<D: Device>(
 /// Removes an inode and all that belongs to it.
 fn erase<D: Device>(tx: &mut Tx<'_, D>, inode: &Inode) -> Result<()> {
     tx.del(Key::inode(inode.number));
+    segment::forget(tx, inode);
     if !inode.is_dir() {
         tx.drop_content(inode.content);
     }

@@ -6,8 +6,10 @@ use super::report::{Report, Severity};
 use crate::cask::{Cask, Read};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::format::item::{DirentRecord, FLAG_XATTR, InodeRecord, XattrRecord};
-use crate::format::key::{Number, ROOT};
+use crate::format::item::{
+    DirentRecord, EventsRecord, FLAG_XATTR, InodeRecord, SegmentRecord, XattrRecord,
+};
+use crate::format::key::{INDEX, Number, ROOT};
 use crate::format::{FileKind, Key, Kind};
 
 /// What is known of an inode.
@@ -23,6 +25,8 @@ struct Seen {
     directories: u32,
     orphan: bool,
     attributes: bool,
+    /// The directory it is to be a segment of and was not found listed in; 0 for none.
+    home: Number,
 }
 
 /// Checks inodes, names, attributes and contents against each other.
@@ -33,7 +37,7 @@ pub(super) fn check<D: Device>(cask: &Cask<D>, report: &mut Report) -> Result<()
         inodes: HashMap::new(),
         contents: HashMap::new(),
     };
-    let last = Key::new(u64::MAX, Kind::Ttl, u64::MAX);
+    let last = Key::new(u64::MAX, Kind::Events, u64::MAX);
     // Inodes first, so that names can come before what they name.
     for pass in [Kind::Inode, Kind::Dirent] {
         let read = cask.scan(Key::new(0, Kind::Inode, 0), last, &mut |key, value| {
@@ -74,6 +78,8 @@ impl<D: Device> Names<'_, D> {
         match (pass, key.kind) {
             (Kind::Inode, Kind::Inode) => self.inode(key.number, value),
             (Kind::Dirent, Kind::Dirent) => self.entries(key, value),
+            (Kind::Dirent, Kind::Segment) => self.segment(key, value),
+            (Kind::Inode, Kind::Events) => self.events(value),
             (Kind::Dirent, Kind::Xattr) => self.attributes(key, value),
             (Kind::Dirent, Kind::Data) => self.content(key),
             (Kind::Dirent, Kind::Orphan) => match self.inodes.get_mut(&key.offset) {
@@ -130,6 +136,10 @@ impl<D: Device> Names<'_, D> {
             directories: 0,
             orphan: false,
             attributes: record.flags.get() & FLAG_XATTR != 0,
+            home: match record.kind() {
+                FileKind::Regular => record.rdev.get(),
+                _ => 0,
+            },
         };
         self.inodes.insert(number, seen);
     }
@@ -207,6 +217,32 @@ impl<D: Device> Names<'_, D> {
         }
     }
 
+    fn segment(&mut self, key: Key, value: &[u8]) {
+        let (home, number) = (key.number, key.offset);
+        if let Err(error) = SegmentRecord::decode(value) {
+            self.error("segment", format!("directory {home}: {error}"));
+        }
+        match self.inodes.get_mut(&number) {
+            Some(inode) if inode.home == home => inode.home = 0,
+            _ => {
+                let text = format!(
+                    "inode {number} is listed as a segment of directory {home}, but is none"
+                );
+                self.error("segment", text);
+            }
+        }
+    }
+
+    fn events(&mut self, value: &[u8]) {
+        match EventsRecord::decode(value) {
+            Ok(record) => {
+                let found = (INDEX, record.size.get());
+                self.contents.insert(record.content.get(), found);
+            }
+            Err(error) => self.error("events", error.to_string()),
+        }
+    }
+
     fn content(&mut self, key: Key) {
         let size = u64::from(self.cask.block_size());
         let owned = self.contents.get(&key.number);
@@ -262,6 +298,13 @@ impl<D: Device> Names<'_, D> {
                 add(
                     "link-count",
                     format!("it counts {} links, but has {links}", inode.nlink),
+                );
+            }
+            if inode.home != 0 {
+                let home = inode.home;
+                add(
+                    "segment",
+                    format!("it is a segment of directory {home}, which does not list it"),
                 );
             }
             if directory && names > 1 {

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::cask::{FormatOptions, OpenOptions};
+use crate::cask::{Class, FormatOptions, OpenOptions, Read};
 use crate::clock::{ManualClock, Timestamp};
 use crate::device::{Device, MemoryDevice};
-use crate::format::FileKind;
-use crate::fs::{Caller, Fs, NewFile, Place, RenameFlags};
+use crate::format::{FileKind, Key, Kind};
+use crate::fs::{Caller, Fs, NewFile, OpenFlags, Place, RenameFlags};
+use crate::store::Store;
 
 const ME: Caller = Caller {
     uid: 0,
@@ -117,4 +118,91 @@ fn every_damaged_block_is_found() {
         assert!(report.has_errors(), "block {block}");
         device.write_at(at, &byte).unwrap();
     }
+}
+
+#[test]
+fn segments_and_the_record_of_rolls_are_checked() {
+    let device = MemoryDevice::new();
+    let options = FormatOptions {
+        blocks: Some(6000),
+        secret: [5; 32],
+        ..FormatOptions::default()
+    };
+    Cask::format(&device, &options).unwrap();
+    let clock = Arc::new(ManualClock::new(Timestamp::from_secs(5)));
+    let store = Store::new(Arc::new(open(&device, false)), clock).unwrap();
+    let logs = store.mkdir(&ME, 1, b"logs", 0o755).unwrap().attr.ino;
+    for (name, value) in [("mode", "log"), ("roll-lines", "2"), ("keep", "4")] {
+        let name = format!("user.cask.{name}");
+        store
+            .setxattr(&ME, logs, name.as_bytes(), value.as_bytes(), false, false)
+            .unwrap();
+    }
+    let flags = OpenFlags {
+        write: true,
+        append: true,
+        ..OpenFlags::default()
+    };
+    let (entry, opened) = store.create(&ME, logs, b"a", 0o644, flags).unwrap();
+    let put = |data: &[u8]| {
+        store
+            .write(&ME, entry.attr.ino, opened.fh, 0, data)
+            .unwrap()
+    };
+    put(b"1\n2\n3\n4\n5\n");
+    let to = RenameFlags::default();
+    store.rename(&ME, logs, b"a", 1, b"out", to).unwrap();
+    put(b"6\n7\n8\n9\n");
+    store.unlink(&ME, 1, b"out").unwrap();
+    put(b"10\n");
+    let cask = store.cask();
+    let findings = || {
+        let report = check(&**cask, true, &mut |_| ()).unwrap();
+        let codes: Vec<_> = report.findings.iter().map(|f| f.code).collect();
+        codes
+    };
+    assert_eq!(findings(), [""; 0]);
+    cask.checkpoint().unwrap();
+    assert_eq!(findings(), [""; 0]);
+
+    let change = |key: Key, value: Option<&[u8]>| {
+        let old = cask.get(&key).unwrap();
+        cask.transact(Class::Grow, |tx| {
+            match value {
+                Some(value) => tx.put(key, value)?,
+                None => tx.del(key),
+            }
+            Ok(())
+        })
+        .unwrap();
+        let found = findings();
+        cask.transact(Class::Grow, |tx| {
+            match &old {
+                Some(old) => tx.put(key, &**old)?,
+                None => tx.del(key),
+            }
+            Ok(())
+        })
+        .unwrap();
+        found
+    };
+    let mut segments = Vec::new();
+    let (from, to) = (
+        Key::new(logs, Kind::Segment, 0),
+        Key::new(logs, Kind::Segment, u64::MAX),
+    );
+    cask.scan(from, to, &mut |key, _| {
+        segments.push(key);
+        Ok(true)
+    })
+    .unwrap();
+    assert_eq!(segments.len(), 2);
+    assert_eq!(change(segments[0], None), ["segment"]);
+    assert_eq!(change(segments[0], Some(b"short")), ["segment"]);
+    let stray = Key::new(logs, Kind::Segment, logs);
+    assert_eq!(change(stray, Some(&[0; 20])), ["segment"]);
+    let events = Key::new(0, Kind::Events, 0);
+    assert!(change(events, Some(b"short")).contains(&"events"));
+    assert!(change(events, None).contains(&"content-orphan"));
+    assert_eq!(findings(), [""; 0]);
 }

@@ -39,6 +39,17 @@ pub struct Predecessor {
     pub settings: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+/// The fresh log that a begun record was carried to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fresh {
+    /// Its inode.
+    pub number: Number,
+    /// Where the segment ends, and the record began.
+    pub boundary: u64,
+    /// Where the record begins now.
+    pub at: u64,
+}
+
 /// A directory and a name in it.
 pub type Name = (Number, Vec<u8>);
 
@@ -253,17 +264,17 @@ impl State {
         }
     }
 
-    /// The live log was cut at `boundary`: what followed is now the beginning of `fresh`, or, when
-    /// there is no fresh file, nothing followed.
-    pub fn cut(&mut self, fresh: Option<(Number, u64)>, predecessor: Predecessor) {
+    /// The live log was cut: what followed is in `fresh` now, or, when there is no fresh file,
+    /// nothing followed.
+    pub fn cut(&mut self, fresh: Option<Fresh>, predecessor: Predecessor) {
         let begun = std::mem::take(&mut self.begun);
         self.forget();
         self.predecessor = predecessor;
-        if let Some((live, boundary)) = fresh {
-            self.live = Some(live);
+        if let Some(fresh) = fresh {
+            self.live = Some(fresh.number);
             self.begun = begun
                 .into_iter()
-                .filter_map(|(fh, start)| Some((fh, start.checked_sub(boundary)?)))
+                .filter_map(|(fh, start)| Some((fh, fresh.at + start.checked_sub(fresh.boundary)?)))
                 .collect();
         }
     }
@@ -379,6 +390,15 @@ impl Bindings {
     /// The binding of a name that has open write handles.
     pub fn find(&self, dir: Number, name: &[u8]) -> Option<Arc<Binding>> {
         self.tables.lock().names.get(&dir)?.get(name).cloned()
+    }
+
+    /// All names that have open write handles.
+    pub fn all(&self) -> Vec<Name> {
+        let tables = self.tables.lock();
+        let of_dir = |(dir, names): (&Number, &ByName<_>)| -> Vec<Name> {
+            names.keys().map(|name| (*dir, name.clone())).collect()
+        };
+        tables.names.iter().flat_map(of_dir).collect()
     }
 
     /// Binds one more write handle to a name that stands for the file `live` now.
@@ -679,7 +699,12 @@ mod tests {
         let mut state = binding.state();
         let at = write(&mut state, 1, 0, b"x\nab");
         write(&mut state, 2, at, b"cd");
-        state.cut(Some((11, 2)), looks());
+        let fresh = Fresh {
+            number: 11,
+            boundary: 2,
+            at: 0,
+        };
+        state.cut(Some(fresh), looks());
         assert_eq!(state.live, Some(11));
         assert_eq!(state.boundary(), Some(0));
         state.wrote(1, 11, 4, 0, b"!\n", Some(b'\n'));

@@ -2,16 +2,18 @@
 //!
 //! Behind it stands `rotate`: names written to it, one a line, are logs of that directory to be
 //! rotated. A write that holds a NUL has its names ended by NULs instead, for names with newlines.
-//! Nothing behind the door is in the container. Invariant: numbers of inodes in the container have
-//! the two highest bits clear, so that those bits tell what stands behind whose door.
+//! Behind that of the root there is also `events`, the record of rolls. No name behind the door is in
+//! the container. Invariant: numbers of inodes in the container have the two highest bits clear, so
+//! that those bits tell what stands behind whose door.
 
+use super::events;
 use super::handle::Kind;
 use super::settings::Mode;
 use super::{Entry, Opened, Store};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::FileKind;
-use crate::format::key::Number;
+use crate::format::key::{Number, ROOT};
 use crate::fs::inode::load_dir;
 use crate::fs::{Attr, Caller, DirEntry, OpenFlags};
 
@@ -19,6 +21,9 @@ use crate::fs::{Attr, Caller, DirEntry, OpenFlags};
 pub const DOOR: &[u8] = b".cask";
 /// The control file behind it.
 const ROTATE: &[u8] = b"rotate";
+
+/// The record of rolls behind the root's.
+const EVENTS: &[u8] = b"events";
 
 const DOOR_BIT: Number = 1 << 63;
 const ROTATE_BIT: Number = 1 << 62;
@@ -32,6 +37,8 @@ pub enum Behind {
     Door(Number),
     /// Its control file `rotate`.
     Rotate(Number),
+    /// The record of rolls.
+    Events,
 }
 
 impl Behind {
@@ -41,7 +48,8 @@ impl Behind {
         match (ino & DOOR_BIT != 0, ino & ROTATE_BIT != 0) {
             (true, false) => Some(Self::Door(dir)),
             (true, true) => Some(Self::Rotate(dir)),
-            (false, _) => None,
+            (false, true) => Some(Self::Events),
+            (false, false) => None,
         }
     }
 
@@ -49,6 +57,7 @@ impl Behind {
         match self {
             Self::Door(dir) => dir | DOOR_BIT,
             Self::Rotate(dir) => dir | DOOR_BIT | ROTATE_BIT,
+            Self::Events => ROOT | ROTATE_BIT,
         }
     }
 }
@@ -78,8 +87,9 @@ impl<D: Device> Store<D> {
             (None, DOOR) => Behind::Door(dir),
             (None, _) => return Ok(None),
             (Some(Behind::Door(dir)), ROTATE) => Behind::Rotate(dir),
+            (Some(Behind::Door(ROOT)), EVENTS) => Behind::Events,
             (Some(Behind::Door(_)), _) => return Err(Error::NotFound),
-            (Some(Behind::Rotate(_)), _) => return Err(Error::NotDirectory),
+            (Some(Behind::Rotate(_) | Behind::Events), _) => return Err(Error::NotDirectory),
         };
         self.entry_behind(found).map(Some)
     }
@@ -87,9 +97,19 @@ impl<D: Device> Store<D> {
     /// What is told of what stands behind a door: it belongs to whom its directory belongs to, and
     /// who may write there may write to its control file.
     pub(super) fn entry_behind(&self, what: Behind) -> Result<Entry> {
-        let (Behind::Door(dir) | Behind::Rotate(dir)) = what;
+        let dir = match what {
+            Behind::Door(dir) | Behind::Rotate(dir) => dir,
+            Behind::Events => ROOT,
+        };
         let inode = load_dir(&*self.cask, dir)?;
+        let events = match what {
+            Behind::Events => events::record(&*self.cask)?,
+            _ => None,
+        };
+        let size = events.map_or(0, |events| events.size.get());
+        let mtime = events.map_or(inode.ctime, |events| events.mtime.into());
         let (kind, perm, nlink) = match what {
+            Behind::Events => (FileKind::Regular, inode.perm() & 0o444, 1),
             Behind::Door(_) => (FileKind::Directory, inode.perm() & 0o555, 2),
             Behind::Rotate(_) => (FileKind::Regular, inode.perm() & 0o222, 1),
         };
@@ -101,11 +121,11 @@ impl<D: Device> Store<D> {
             uid: inode.uid,
             gid: inode.gid,
             rdev: 0,
-            size: 0,
-            blocks: 0,
-            atime: inode.ctime,
-            mtime: inode.ctime,
-            ctime: inode.ctime,
+            size,
+            blocks: size.div_ceil(512),
+            atime: mtime,
+            mtime,
+            ctime: mtime,
             btime: inode.btime,
         };
         Ok(Entry {
@@ -121,6 +141,8 @@ impl<D: Device> Store<D> {
             Behind::Rotate(dir) => {
                 Ok(self.opened(what.number(), flags, Kind::Rotate(dir), Mode::Plain))
             }
+            Behind::Events if flags.write || flags.truncate => Err(FIXED),
+            Behind::Events => Ok(self.opened(what.number(), flags, Kind::Events, Mode::Plain)),
         }
     }
 
@@ -139,10 +161,11 @@ impl<D: Device> Store<D> {
             (b".".as_slice(), FileKind::Directory, what.number()),
             (b"..", FileKind::Directory, dir),
             (ROTATE, FileKind::Regular, Behind::Rotate(dir).number()),
+            (EVENTS, FileKind::Regular, Behind::Events.number()),
         ];
-        for ((name, kind, ino), cookie) in
-            entries.into_iter().zip(1..).skip_while(|e| e.1 <= cookie)
-        {
+        let count = if dir == ROOT { 4 } else { 3 };
+        let entries = entries.into_iter().take(count).zip(1..);
+        for ((name, kind, ino), cookie) in entries.skip_while(|e| e.1 <= cookie) {
             let entry = DirEntry {
                 ino,
                 kind,
@@ -181,7 +204,7 @@ mod tests {
     #[test]
     fn numbers_behind_the_door_lead_back_to_their_directory() {
         assert_eq!(Behind::of(1), None);
-        for what in [Behind::Door(77), Behind::Rotate(77)] {
+        for what in [Behind::Door(77), Behind::Rotate(77), Behind::Events] {
             assert_eq!(Behind::of(what.number()), Some(what));
             assert!(not_behind(what.number()).is_err());
         }

@@ -137,6 +137,7 @@ impl<D: Device> Store<D> {
             Kind::Log(log) => self.read_log(&handle, log, offset, size, buf),
             Kind::Value(draft) => self.read_value(&handle, draft, offset, size, buf),
             Kind::Rotate(_) => Ok(()),
+            Kind::Events => self.read_events(offset, size, buf),
         }
     }
 
@@ -166,6 +167,7 @@ impl<D: Device> Store<D> {
             Kind::Log(log) => self.append(caller, &handle, log, offset, data)?,
             Kind::Value(draft) => self.write_value(caller, &handle, draft, offset, data)?,
             Kind::Rotate(dir) => self.rotate_all(caller, *dir, data)?,
+            Kind::Events => not_behind(handle.ino)?,
         }
         Ok(data.len())
     }
@@ -195,7 +197,7 @@ impl<D: Device> Store<D> {
             Kind::Plain => self.let_go(handle.ino),
             Kind::Log(log) => self.release_log(&handle, log),
             Kind::Value(draft) => self.discard(draft).and(self.let_go(handle.ino)),
-            Kind::Rotate(_) => Ok(()),
+            Kind::Rotate(_) | Kind::Events => Ok(()),
         }
     }
 
@@ -231,7 +233,7 @@ impl<D: Device> Store<D> {
             }
             Kind::Log(log) => self.allocate_log(log, mode, offset, len),
             Kind::Value(draft) => self.allocate_value(&handle, draft, mode, offset, len),
-            Kind::Rotate(_) => not_behind(handle.ino),
+            Kind::Rotate(_) | Kind::Events => not_behind(handle.ino),
         }
     }
 
@@ -243,6 +245,7 @@ impl<D: Device> Store<D> {
         let handle = self.handles.get(fh)?;
         let drafted = match &handle.kind {
             Kind::Rotate(_) => Some(0),
+            Kind::Events => Some(self.getattr(handle.ino, None)?.attr.size),
             Kind::Value(draft) => draft.size(),
             _ => None,
         };

@@ -26,6 +26,8 @@ pub enum Kind {
     Value(Draft),
     /// They are names of logs of this directory that are to be rotated.
     Rotate(Number),
+    /// There are none; it reads the record of rolls.
+    Events,
 }
 
 /// A write handle of a log.

@@ -5,10 +5,14 @@
 //! with the looks of its predecessor, and append. So a write is never torn, two never interleave, and
 //! a cut falls between two writes or before one, never inside.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::binding::{Binding, Predecessor, Tie};
+use super::binding::{Binding, Name, Predecessor, Tie};
+use super::cut::Cut;
+use super::due::{self, Room};
+use super::events::{self, Cause, Event};
 use super::handle::{Handle, Kind, LogHandle};
 use super::settings::{Effective, Mode};
 use super::{Opened, Store, walk};
@@ -20,10 +24,12 @@ use crate::format::FileKind;
 use crate::format::key::Number;
 use crate::fs::inode::{Inode, load, save};
 use crate::fs::xattr::{self, SetMode};
-use crate::fs::{Caller, NewFile, OpenFlags, data, namespace};
+use crate::fs::{Caller, NewFile, OpenFlags, Place, data, namespace, segment};
 
 /// From this many bytes on, data is put in its place before its operation is logged.
 pub const STAGE_MIN: usize = 64 << 10;
+/// How often one append cuts its log at most; what is left then goes to the last one whole.
+const PIECES_MAX: usize = 32;
 /// How often a large append tries that before it goes through the log. Only cuts and truncations can
 /// be in its way, as the gate keeps other appends out.
 const STAGE_TRIES: u32 = 4;
@@ -38,7 +44,42 @@ struct Append<'a> {
     /// Where the kernel says, in the file that it believes the handle to be on.
     offset: u64,
     data: &'a [u8],
-    delimiter: Option<u8>,
+    settings: &'a Effective,
+}
+
+/// A part of an append that went to one file.
+#[derive(Debug)]
+struct Piece {
+    live: Number,
+    /// Where the file ended, and how many zeros come between.
+    end: u64,
+    gap: u64,
+    /// The part of the data.
+    data: Range<usize>,
+    /// Records in the file then, if they are counted.
+    records: Option<u64>,
+}
+
+/// What an append has done.
+#[derive(Debug, Default)]
+struct Appended {
+    /// The clock cut the log before anything was written.
+    before: Option<Cut>,
+    /// What filled a log, which was then cut.
+    filled: Vec<(Piece, Cut)>,
+    last: Option<Piece>,
+}
+
+impl Appended {
+    fn cuts(&self) -> impl Iterator<Item = &Cut> {
+        let filled = self.filled.iter().map(|(_, cut)| cut);
+        self.before.iter().chain(filled)
+    }
+
+    fn events(&self) -> Option<Vec<Event>> {
+        let mut cuts = self.cuts().map(|cut| cut.event.clone()).peekable();
+        cuts.peek().is_some().then(|| cuts.collect())
+    }
 }
 
 /// What became of an attempt to append.
@@ -56,7 +97,57 @@ impl Append<'_> {
     fn place(&self, r: &impl Read) -> Result<u64> {
         let inode = live(r, self.binding)?;
         let gap = self.gap(r, inode.as_ref())?;
-        data::end_of(inode.map_or(0, |inode| inode.size), gap)
+        let end = match inode.map_or(0, |inode| inode.size) {
+            0 => self.settings.first_line().len() as u64,
+            size => size,
+        };
+        data::end_of(end, gap)
+    }
+
+    /// Begins an empty log with its first line.
+    fn begin<D: Device>(
+        &self,
+        tx: &mut Tx<'_, D>,
+        inode: &mut Inode,
+        now: Timestamp,
+    ) -> Result<()> {
+        if inode.size > 0 || self.settings.header.is_none() {
+            return Ok(());
+        }
+        let line = self.settings.first_line();
+        data::write_bytes(tx, self.caller, inode, 0, &line, now)
+    }
+
+    /// A part of the data that goes to the end of this file.
+    fn piece(&self, inode: &Inode, gap: u64, data: Range<usize>) -> Piece {
+        Piece {
+            live: inode.number,
+            end: inode.size,
+            gap,
+            data,
+            records: None,
+        }
+    }
+
+    fn write<D: Device>(
+        &self,
+        tx: &mut Tx<'_, D>,
+        inode: &mut Inode,
+        piece: &Piece,
+        now: Timestamp,
+    ) -> Result<()> {
+        let data = self.data.get(piece.data.clone()).unwrap_or_default();
+        let at = data::end_of(piece.end, piece.gap)?;
+        data::write_bytes(tx, self.caller, inode, at, data, now)
+    }
+
+    /// Tells the binding what was written.
+    fn wrote(&self, piece: &Piece) {
+        let data = self.data.get(piece.data.clone()).unwrap_or_default();
+        let delimiter = self.settings.record;
+        let (fh, Piece { live, end, gap, .. }) = (self.log.tie.id, piece);
+        let mut state = self.binding.state();
+        state.wrote(fh, *live, *end, *gap, data, delimiter);
     }
 
     /// The zeros that stand between the end of the live log and the data.
@@ -182,7 +273,7 @@ impl<D: Device> Store<D> {
                 binding: &binding,
                 offset,
                 data,
-                delimiter: settings.record,
+                settings: &settings,
             };
             let (Outcome::Landed(landed), lsn) = self.append_here(&append)? else {
                 continue;
@@ -205,7 +296,8 @@ impl<D: Device> Store<D> {
         let _alone = append.binding.gate.write();
         let mut tries = 0;
         loop {
-            let place = match tries < STAGE_TRIES {
+            // What may be cut within goes through the log.
+            let place = match tries < STAGE_TRIES && !append.settings.is_cut_by_amount() {
                 true => Some(append.place(&*self.cask)?),
                 false => None,
             };
@@ -220,47 +312,150 @@ impl<D: Device> Store<D> {
     fn try_append(&self, append: &Append<'_>, place: Option<u64>) -> Result<(Outcome, Lsn)> {
         let now = self.now();
         let Append {
-            caller,
             log,
             binding,
             data,
+            settings,
             ..
         } = *append;
         let staged = match place {
             Some(at) => Some((at, self.cask.stage(at, data)?)),
             None => None,
         };
-        let ((outcome, ..), lsn) = self.cask.transact_then(
+        let ((outcome, done), lsn) = self.cask.transact_then(
             Class::Grow,
             |tx| {
+                let mut done = Appended::default();
                 if !log.tie.is_on(binding) {
-                    return Ok((Outcome::Moved, 0, 0));
+                    return Ok((Outcome::Moved, done));
                 }
                 let mut inode = match live(tx, binding)? {
                     Some(inode) => inode,
                     None => make_live(tx, binding, now)?,
                 };
                 let gap = append.gap(tx, Some(&inode))?;
-                let end = inode.size;
-                let at = data::end_of(end, gap)?;
-                match &staged {
-                    Some((place, _)) if *place != at => return Ok((Outcome::Elsewhere, 0, 0)),
-                    Some((_, staged)) => {
-                        let len = data.len() as u64;
-                        data::write(tx, caller, &mut inode, at, len, staged, now)?;
-                    }
-                    None => data::write_bytes(tx, caller, &mut inode, at, data, now)?,
+                let by_itself = self.cuts_itself(binding, settings);
+                if let Some(name) = &by_itself
+                    && due::is_over(&inode, settings, now)
+                {
+                    let carry = self.begun_record(tx, place_of(name))?;
+                    let cause = Cause::Clock;
+                    let cut = self.cut_by_itself(tx, place_of(name), &inode, cause, carry, now)?;
+                    inode = after(tx, name, &cut, now)?;
+                    done.before = Some(cut);
                 }
-                Ok((Outcome::Landed(inode.number), end, gap))
+                // A segment that somebody writes to again is a log of its own.
+                segment::unmark(tx, &mut inode);
+                append.begin(tx, &mut inode, now)?;
+                let outcome = match (&staged, by_itself) {
+                    (Some((place, _)), _) if *place != data::end_of(inode.size, gap)? => {
+                        Outcome::Elsewhere
+                    }
+                    (Some((_, staged)), _) => {
+                        let piece = append.piece(&inode, gap, 0..data.len());
+                        let (at, len) = (data::end_of(inode.size, gap)?, data.len() as u64);
+                        data::write(tx, append.caller, &mut inode, at, len, staged, now)?;
+                        done.last = Some(piece);
+                        Outcome::Landed(inode.number)
+                    }
+                    (None, Some(name)) if settings.is_cut_by_amount() => {
+                        self.fill(tx, append, &name, inode, gap, &mut done, now)?
+                    }
+                    (None, _) => {
+                        let piece = append.piece(&inode, gap, 0..data.len());
+                        append.write(tx, &mut inode, &piece, now)?;
+                        done.last = Some(piece);
+                        Outcome::Landed(inode.number)
+                    }
+                };
+                if let Some(events) = done.events() {
+                    events::note(tx, &events, now)?;
+                }
+                Ok((outcome, done))
             },
-            |(outcome, end, gap)| {
-                if let Outcome::Landed(live) = *outcome {
-                    let mut state = binding.state();
-                    state.wrote(log.tie.id, live, *end, *gap, data, append.delimiter);
+            |(_, done)| {
+                if let Some(cut) = &done.before {
+                    self.was_cut(cut);
+                }
+                for (piece, cut) in &done.filled {
+                    append.wrote(piece);
+                    self.was_cut(cut);
+                }
+                if let Some(piece) = &done.last {
+                    append.wrote(piece);
+                    if let Some(records) = piece.records {
+                        let end = piece.end + piece.gap + piece.data.len() as u64;
+                        self.counts.know(piece.live, end, records);
+                    }
                 }
             },
         )?;
+        done.cuts().for_each(|cut| self.tell_of(cut));
         Ok((outcome, lsn))
+    }
+
+    /// The name of a log that is cut without anybody asking for it.
+    fn cuts_itself(&self, binding: &Binding, settings: &Effective) -> Option<Name> {
+        let cuts = (settings.roll.is_some() || settings.is_cut_by_amount()) && !settings.reopen;
+        if !cuts || binding.state().follows() {
+            return None;
+        }
+        binding.name()
+    }
+
+    /// Appends record by record, and cuts the log whenever it is full.
+    #[expect(clippy::too_many_arguments, reason = "all that an append is made of")]
+    fn fill(
+        &self,
+        tx: &mut Tx<'_, D>,
+        append: &Append<'_>,
+        name: &Name,
+        mut inode: Inode,
+        mut gap: u64,
+        done: &mut Appended,
+        now: Timestamp,
+    ) -> Result<Outcome> {
+        let settings = append.settings;
+        let mut records = match settings.roll_lines {
+            0 => None,
+            _ => Some(self.counts.of(tx, &inode, settings)?),
+        };
+        let mut from = 0;
+        loop {
+            let rest = append.data.get(from..).unwrap_or_default();
+            let size = inode.size.saturating_add(gap);
+            let room = Room {
+                bytes: (settings.roll_size > 0).then(|| settings.roll_size.saturating_sub(size)),
+                records: records.map(|records| settings.roll_lines.saturating_sub(records)),
+            };
+            let (len, full) = match done.filled.len() < PIECES_MAX {
+                true => room.take(rest, settings.record),
+                false => (rest.len(), None),
+            };
+            let mut piece = append.piece(&inode, gap, from..from + len);
+            append.write(tx, &mut inode, &piece, now)?;
+            if let (Some(records), Some(delimiter)) = (&mut records, settings.record) {
+                *records += due::delimiters(rest.get(..len).unwrap_or_default(), delimiter);
+            }
+            piece.records = records;
+            let Some(cause) = full else {
+                done.last = Some(piece);
+                return Ok(Outcome::Landed(inode.number));
+            };
+            let cut = self.cut_by_itself(tx, place_of(name), &inode, cause, None, now)?;
+            from += len;
+            let landed = Outcome::Landed(inode.number);
+            if from < append.data.len() {
+                inode = after(tx, name, &cut, now)?;
+                append.begin(tx, &mut inode, now)?;
+            }
+            done.filled.push((piece, cut));
+            if from >= append.data.len() {
+                return Ok(landed);
+            }
+            gap = 0;
+            records = records.map(|_| 0);
+        }
     }
 
     /// Reads the file that a log's handle was opened on. Its first read keeps that file from going
@@ -326,6 +521,23 @@ impl<D: Device> Store<D> {
             state.set_settings(generation, Arc::clone(&settings));
         }
         Ok(settings)
+    }
+}
+
+fn place_of((dir, name): &Name) -> Place<'_> {
+    Place { dir: *dir, name }
+}
+
+/// The log that is live after a cut; made if nothing was carried to it.
+fn after<D: Device>(
+    tx: &mut Tx<'_, D>,
+    (dir, name): &Name,
+    cut: &Cut,
+    now: Timestamp,
+) -> Result<Inode> {
+    match cut.fresh {
+        Some(fresh) => load(tx, fresh.number),
+        None => make_like(tx, *dir, name, &cut.looks, now),
     }
 }
 

@@ -9,13 +9,17 @@
 mod absence;
 mod attrs;
 mod binding;
+mod cut;
 mod door;
+mod due;
+mod events;
 mod fate;
 mod files;
 mod handle;
 mod log;
 mod names;
 mod pins;
+pub mod record;
 mod roll;
 pub mod rotate;
 pub mod settings;
@@ -27,6 +31,7 @@ pub mod walk;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use parking_lot::{Mutex, RwLock};
 
@@ -40,6 +45,7 @@ use crate::fs::{Attr, Caller, Fs, Inode, StatFs};
 use absence::Absences;
 use binding::{Binding, Bindings};
 use door::{Behind, not_behind, not_the_door};
+use due::Counts;
 pub use fate::{Fate, ProcFate};
 use handle::Handles;
 use pins::Pins;
@@ -99,6 +105,10 @@ pub struct Store<D: Device> {
     sink: RwLock<Option<NoticeSink>>,
     /// Names whose watchers are to be woken by the next tick.
     touched: Mutex<Vec<Arc<Binding>>>,
+    /// Records in logs that are cut by their number.
+    counts: Counts,
+    /// The hour in which the clock last cut logs.
+    hour: AtomicI64,
 }
 
 impl<D: Device> Store<D> {
@@ -131,6 +141,8 @@ impl<D: Device> Store<D> {
             fate,
             sink: RwLock::new(None),
             touched: Mutex::new(Vec::new()),
+            counts: Counts::default(),
+            hour: AtomicI64::new(i64::MIN),
         })
     }
 
@@ -164,6 +176,9 @@ impl<D: Device> Store<D> {
             if let Some((dir, name)) = binding.name() {
                 self.notify(Notice::Touched(dir, name));
             }
+        }
+        if self.cask.read_only().is_none() {
+            self.cut_what_is_over(now);
         }
         self.cask.tick(now)
     }

@@ -13,7 +13,9 @@
 //! With `roll-on=reopen` a rename is what it is in POSIX: the binding goes along with the file, and
 //! handles come back to the old name when a [rotation](super::rotate) is asked for.
 
-use super::log::{STAGE_MIN, make_like, predecessor};
+use super::cut::{Cut, Naming};
+use super::events::{self, Cause, Event};
+use super::log::{STAGE_MIN, predecessor};
 use super::settings::Mode;
 use super::{Notice, Store};
 use crate::cask::{Class, Lsn, Read, Staged, Tx};
@@ -50,15 +52,14 @@ impl Carry {
 /// What a rename did to the tables.
 struct Moved {
     inode: Inode,
-    /// The fresh live log, and where the segment ends.
-    fresh: Option<(Number, u64)>,
+    /// What was done to a log that was cut.
+    cut: Option<Box<Cut>>,
     /// It was a log, live or not.
     is_log: bool,
     /// Its writers go along with it.
     follows: bool,
     /// What was replaced while its writers stay with it.
     unnamed: Option<Number>,
-    looks: super::binding::Predecessor,
 }
 
 enum Outcome {
@@ -97,17 +98,25 @@ impl<D: Device> Store<D> {
             _ => None,
         };
         let staged = staged.as_ref().zip(seen);
-        let mut class = if seen.is_some() {
-            Class::Grow
-        } else {
-            Class::Replace
+        // A line in the record of rolls takes room, but a log is cut without it, too.
+        let mut class = match &source {
+            Some(_) => Class::Grow,
+            None => Class::Replace,
         };
+        let mut refused = None;
         let lsn = loop {
-            match self.try_roll(caller, from, to, flags, class, staged)? {
-                (Outcome::NeedsRoom, _) => class = Class::Grow,
-                (Outcome::Same, lsn) => break lsn,
-                (Outcome::Moved(moved), lsn) => {
-                    if moved.fresh.is_some() {
+            match self.try_roll(caller, from, to, flags, class, staged) {
+                Err(error @ Error::NoSpace) if class == Class::Grow && refused.is_none() => {
+                    (class, refused) = (Class::Replace, Some(error));
+                }
+                Err(error) => return Err(error),
+                Ok((Outcome::NeedsRoom, _)) => match refused {
+                    Some(error) => return Err(error),
+                    None => class = Class::Grow,
+                },
+                Ok((Outcome::Same, lsn)) => break lsn,
+                Ok((Outcome::Moved(moved), lsn)) => {
+                    if moved.cut.as_ref().is_some_and(|cut| cut.fresh.is_some()) {
                         self.notify(Notice::InvalidateInode(moved.inode.number));
                     }
                     if let Some(number) = moved.unnamed {
@@ -153,36 +162,49 @@ impl<D: Device> Store<D> {
                     return Ok(Outcome::NeedsRoom);
                 }
                 let looks = predecessor(tx, &inode)?;
+                let settings = self.walk.of(tx, &inode)?;
                 let unnamed = match namespace::lookup(tx, to.dir, to.name) {
                     Ok(target) if self.follows(tx, to, &target)? => Some(target.number),
                     _ => None,
                 };
                 let is_open = |ino| self.fs.is_open(ino) || unnamed == Some(ino);
                 namespace::rename(tx, caller, from, to, flags, &is_open, now)?;
-                let mut fresh = None;
-                if let Some(carry) = carry {
-                    let mut live = make_like(tx, from.dir, from.name, &looks, now)?;
-                    match staged {
-                        Some((staged, planned)) if planned == carry => {
-                            tx.write_staged(live.content, staged);
+                // A segment that only gets another name is not cut again.
+                let cut = match is_log && (bound || inode.home == 0) {
+                    false => None,
+                    true => {
+                        let carry = carry.map(|carry| {
+                            let planned = staged.filter(|(_, planned)| *planned == carry);
+                            (carry, planned.map(|(staged, _)| staged))
+                        });
+                        let event = Event {
+                            cause: Cause::Rename,
+                            log: (from.dir, from.name.to_vec()),
+                            segment: (to.dir, to.name.to_vec()),
+                        };
+                        let naming = Naming::default();
+                        let cut = self.cut(
+                            tx,
+                            inode.number,
+                            &settings,
+                            looks,
+                            carry,
+                            naming,
+                            event,
+                            now,
+                        )?;
+                        if class == Class::Grow {
+                            events::note(tx, std::slice::from_ref(&cut.event), now)?;
                         }
-                        _ => {
-                            let bytes = self.bytes_of(tx, carry)?;
-                            tx.write(live.content, 0, &bytes);
-                        }
+                        Some(Box::new(cut))
                     }
-                    live.size = carry.len as u64;
-                    save(tx, &live)?;
-                    end_at(tx, carry)?;
-                    fresh = Some((live.number, carry.start));
-                }
+                };
                 Ok(Outcome::Moved(Box::new(Moved {
                     inode,
-                    fresh,
+                    cut,
                     is_log,
                     follows,
                     unnamed,
-                    looks,
                 })))
             },
             |outcome| {
@@ -197,8 +219,9 @@ impl<D: Device> Store<D> {
                 if moved.follows {
                     let (from, to) = ((from.dir, from.name), (to.dir, to.name));
                     self.bindings.follow(from, to, moved.inode.number);
-                } else if let Some(source) = self.bindings.find(from.dir, from.name) {
-                    source.state().cut(moved.fresh, moved.looks.clone());
+                }
+                if let Some(cut) = &moved.cut {
+                    self.was_cut(cut);
                 }
                 if moved.is_log {
                     let ino = moved.inode.number;
@@ -215,7 +238,7 @@ impl<D: Device> Store<D> {
 
     /// The begun record at the end of the live log of a name, if it is to be carried: nobody is
     /// inside a record when there is none, and one longer than 1 MiB is cut at the byte.
-    fn begun_record(&self, r: &impl Read, place: Place<'_>) -> Result<Option<Carry>> {
+    pub(super) fn begun_record(&self, r: &impl Read, place: Place<'_>) -> Result<Option<Carry>> {
         let Some(binding) = self.bindings.find(place.dir, place.name) else {
             return Ok(None);
         };

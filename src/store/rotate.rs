@@ -12,25 +12,20 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use jiff::tz::TimeZone;
-
 use super::Store;
 use super::binding::{Binding, Carried, Predecessor, Tie};
+use super::events::Cause;
 use super::log::{make_like, predecessor};
 use super::roll::{Carry, end_at};
-use super::settings::{Effective, Mode, Setting};
-use super::{Notice, not_the_door, walk};
+use super::settings::{Effective, Mode};
+use super::{Notice, not_the_door};
 use crate::cask::{Class, Lsn, Read, Tx};
-use crate::clock::Timestamp;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::key::Number;
 use crate::fs::inode::{Inode, STICKY, load, load_dir};
-use crate::fs::{Caller, Place, RenameFlags, data, namespace};
-use crate::limits::{CARRY_MAX, NAME_MAX};
-
-/// Most segments of one automatic name.
-const SAME_NAME_MAX: u32 = 100_000;
+use crate::fs::{Caller, data, namespace};
+use crate::limits::CARRY_MAX;
 
 /// The log under a name, after its handles were gathered there.
 struct Gathered {
@@ -68,7 +63,7 @@ impl<D: Device> Store<D> {
         let (found, lsn) = self.gather(caller, dir, name)?;
         match found {
             Found::Settled => self.confirm_in(dir, lsn),
-            Found::Log => self.roll_by_itself(caller, dir, name),
+            Found::Log => self.roll_by_itself(dir, name),
             Found::Gathered(gathered) => {
                 for carried in &gathered.carried {
                     self.notify(Notice::InvalidateInode(carried.number));
@@ -203,35 +198,10 @@ impl<D: Device> Store<D> {
         looks.map(|looks| (looks, begun)).ok_or(Error::NotFound)
     }
 
-    /// Renames a log to its next automatic name.
-    fn roll_by_itself(&self, caller: &Caller, dir: Number, name: &[u8]) -> Result<()> {
-        // Nobody waits for the name to be absent as a thread that renamed does.
-        let caller = &Caller { tid: 0, ..*caller };
-        let inode = self.fs.lookup(dir, name)?;
-        let (pattern, _) = walk::find(&*self.cask, &inode, Setting::named(b"roll-name")?)?;
-        let base = segment_name(&String::from_utf8_lossy(&pattern), name, self.now())?;
-        let flags = RenameFlags {
-            no_replace: true,
-            ..RenameFlags::default()
-        };
-        for number in 0..SAME_NAME_MAX {
-            let mut segment = base.clone();
-            if number > 0 {
-                segment.extend_from_slice(format!(".{number}").as_bytes());
-            }
-            if segment.len() > NAME_MAX {
-                return Err(Error::NameTooLong { max: NAME_MAX });
-            }
-            let to = Place {
-                dir,
-                name: &segment,
-            };
-            match self.roll(caller, Place { dir, name }, to, flags) {
-                Err(Error::Exists) => {}
-                done => return done,
-            }
-        }
-        Err(Error::Exists)
+    /// Cuts a log and gives the segment its next automatic name.
+    fn roll_by_itself(&self, dir: Number, name: &[u8]) -> Result<()> {
+        let lsn = self.cut_when(dir, name, Cause::Rotate, &|_, _| true)?;
+        self.confirm_in(dir, lsn)
     }
 }
 
@@ -256,48 +226,4 @@ fn may_rotate<D: Device>(
     Err(Error::NotPermitted(
         "in a sticky directory only the owner of a log rotates it",
     ))
-}
-
-/// The name that `roll-name` gives a segment of `name` that is cut now, in UTC.
-fn segment_name(pattern: &str, name: &[u8], now: Timestamp) -> Result<Vec<u8>> {
-    let time = jiff::Timestamp::from_second(now.secs)
-        .map_err(|_| Error::invalid("the clock shows a year that has no name"))?;
-    let time = TimeZone::UTC.to_datetime(time);
-    let mut out = Vec::new();
-    let mut chars = pattern.chars();
-    while let Some(c) = chars.next() {
-        let part = match (c, if c == '%' { chars.next() } else { None }) {
-            ('%', Some('n')) => {
-                out.extend_from_slice(name);
-                continue;
-            }
-            ('%', Some('Y')) => format!("{:04}", time.year()),
-            ('%', Some('m')) => format!("{:02}", time.month()),
-            ('%', Some('d')) => format!("{:02}", time.day()),
-            ('%', Some('H')) => format!("{:02}", time.hour()),
-            ('%', Some('M')) => format!("{:02}", time.minute()),
-            ('%', Some('S')) => format!("{:02}", time.second()),
-            (c, _) => c.to_string(),
-        };
-        out.extend_from_slice(part.as_bytes());
-    }
-    Ok(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_segment_is_named_after_the_time_in_utc() {
-        let now = Timestamp::from_secs(1_117_962_065);
-        let named = |pattern| {
-            let name = segment_name(pattern, b"a.log", now).unwrap();
-            String::from_utf8(name).unwrap()
-        };
-        assert_eq!(named("%n.%Y%m%d"), "a.log.20050605");
-        assert_eq!(named("%Y-%m-%dT%H:%M:%S_%n"), "2005-06-05T09:01:05_a.log");
-        assert_eq!(named("100%%"), "100%");
-        assert_eq!(segment_name("%n", b"\xff", now).unwrap(), b"\xff");
-    }
 }

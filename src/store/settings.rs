@@ -5,6 +5,11 @@
 //! and what it asks for is built. So no reader of a stored value ever meets nonsense, and no user is
 //! told yes by a filesystem that then does something else.
 
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+
+use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 
 /// What the names of the settings begin with as extended attributes.
@@ -62,15 +67,15 @@ static TABLE: &[Setting] = &[
         "0, 1", "1: a returned write is durable on disk"),
     setting!("roll-on", "rename", true, |v| one_of(v, &["rename", "reopen"]),
         "rename, reopen", "what cuts a log under its writers"),
-    setting!("roll", "never", false, |v| one_of(v, &["never", "hour", "day", "month", "year"]),
+    setting!("roll", "never", true, |v| Period::parse(v).map(drop).ok_or("it is none of them"),
         "never, hour, day, month, year", "when the clock cuts a log (UTC)"),
-    setting!("roll-lines", "0", false, |v| count(v).map(drop),
+    setting!("roll-lines", "0", true, |v| count(v).map(drop),
         "a number; 0 is off", "records after which a log is cut"),
-    setting!("roll-size", "0", false, |v| size(v).map(drop),
+    setting!("roll-size", "0", true, |v| size(v).map(drop),
         "bytes, with k, m, g, t; 0 is off", "bytes after which a log is cut"),
     setting!("roll-name", "%n.%Y%m%d", true, roll_name,
         "a file name with %n %Y %m %d %H %M %S %%", "what a segment is called when caskfs cuts"),
-    setting!("keep", "all", false, |v| if v == "all" { Ok(()) } else { positive(v) },
+    setting!("keep", "all", true, |v| keep(v).map(drop),
         "all, or a number from 1", "segments that stay, the live one included"),
     setting!("ttl", "none", false, |v| ttl_secs(v).map(drop),
         "none, or e.g. 30m, 7D (Y M D h m s)", "age at which a file expires"),
@@ -80,7 +85,7 @@ static TABLE: &[Setting] = &[
         "none, or a number", "files below the directory"),
     setting!("truncate", "read", true, |v| one_of(v, &["read", "posix"]),
         "read, posix", "what ftruncate to 0 drops from a log: what was read, or everything"),
-    setting!("header", "none", false, any_text,
+    setting!("header", "none", true, any_text,
         "none, or a line", "first line of each new segment"),
     setting!("wipe", "0", false, |v| one_of(v, BOOL),
         "0, 1", "1: freed blocks are overwritten"),
@@ -174,6 +179,48 @@ pub enum Mode {
     Value,
 }
 
+/// How often the clock cuts a log, in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Period {
+    /// Each hour.
+    Hour,
+    /// Each day.
+    Day,
+    /// Each month.
+    Month,
+    /// Each year.
+    Year,
+}
+
+impl Period {
+    /// Parses `roll`; the inner `None` is `never`, the outer what is no value.
+    fn parse(text: &str) -> Option<Option<Self>> {
+        Some(match text {
+            "never" => None,
+            "hour" => Some(Self::Hour),
+            "day" => Some(Self::Day),
+            "month" => Some(Self::Month),
+            "year" => Some(Self::Year),
+            _ => return None,
+        })
+    }
+
+    /// Which hour, day, month or year a time lies in; ascends with the time.
+    pub fn index(self, time: Timestamp) -> i64 {
+        const HOUR: i64 = 3600;
+        let date = || {
+            let time = jiff::Timestamp::from_second(time.secs).unwrap_or(jiff::Timestamp::MAX);
+            TimeZone::UTC.to_datetime(time).date()
+        };
+        match self {
+            Self::Hour => time.secs.div_euclid(HOUR),
+            Self::Day => time.secs.div_euclid(24 * HOUR),
+            Self::Month => i64::from(date().year()) * 12 + i64::from(date().month()),
+            Self::Year => i64::from(date().year()),
+        }
+    }
+}
+
 /// The settings that decide how a write lands, resolved for one file or directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effective {
@@ -189,6 +236,16 @@ pub struct Effective {
     pub keep_unread: bool,
     /// A log's writers stay with their file until a rotation is asked for.
     pub reopen: bool,
+    /// When the clock cuts a log; `None` for never.
+    pub roll: Option<Period>,
+    /// Records after which a log is cut; 0 for never.
+    pub roll_lines: u64,
+    /// Bytes after which a log is cut; 0 for never.
+    pub roll_size: u64,
+    /// Segments that stay, the live one included; `None` for all.
+    pub keep: Option<u64>,
+    /// The first line of each new segment, without what ends it.
+    pub header: Option<Arc<[u8]>>,
 }
 
 impl Default for Effective {
@@ -200,6 +257,11 @@ impl Default for Effective {
             sync: false,
             keep_unread: true,
             reopen: false,
+            roll: None,
+            roll_lines: 0,
+            roll_size: 0,
+            keep: None,
+            header: None,
         }
     }
 }
@@ -219,9 +281,29 @@ impl Effective {
             (b"sync", "0" | "1") => self.sync = text == "1",
             (b"roll-on", "rename" | "reopen") => self.reopen = text == "reopen",
             (b"truncate", "read" | "posix") => self.keep_unread = text == "read",
+            (b"roll", text) => self.roll = Period::parse(text).unwrap_or(self.roll),
+            (b"roll-lines", text) => self.roll_lines = count(text).unwrap_or(self.roll_lines),
+            (b"roll-size", text) => self.roll_size = size(text).unwrap_or(self.roll_size),
+            (b"keep", text) => self.keep = keep(text).unwrap_or(self.keep),
+            (b"header", "none") => self.header = None,
+            (b"header", text) => self.header = Some(text.as_bytes().into()),
             _ => {}
         }
         self
+    }
+
+    /// Whether a log is cut when it holds so many bytes or records.
+    pub fn is_cut_by_amount(&self) -> bool {
+        self.roll_lines > 0 || self.roll_size > 0
+    }
+
+    /// The line that a log begins with, whole; empty when there is none.
+    pub fn first_line(&self) -> Vec<u8> {
+        let mut line = self.header.as_deref().unwrap_or_default().to_vec();
+        if !line.is_empty() {
+            line.extend(self.record);
+        }
+        line
     }
 }
 
@@ -302,11 +384,14 @@ fn count(value: &str) -> Result<u64, &'static str> {
     value.parse().map_err(|_| "it is too large a number")
 }
 
-fn positive(value: &str) -> Result<(), &'static str> {
-    if count(value)? == 0 {
-        Err("it is 1 or more")
-    } else {
-        Ok(())
+/// Parses `keep`: how many segments stay, `None` for all.
+fn keep(value: &str) -> Result<Option<u64>, &'static str> {
+    match value {
+        "all" => Ok(None),
+        _ => match count(value)? {
+            0 => Err("it is 1 or more"),
+            segments => Ok(Some(segments)),
+        },
     }
 }
 
@@ -473,8 +558,6 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused_by_name() {
         for (name, value) in [
-            ("roll", "day"),
-            ("keep", "7"),
             ("ttl", "30m"),
             ("limit", "10g"),
             ("seal", "on"),
@@ -489,6 +572,27 @@ mod tests {
                 "{name}={value}: {error}"
             );
             assert!(error.to_string().contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_period_changes_at_its_boundary_and_not_a_second_before() {
+        let at = Timestamp::from_secs;
+        for (period, boundary) in [
+            (Period::Hour, 1_764_072_000),
+            (Period::Day, 1_764_028_800),
+            (Period::Month, 1_764_547_200),
+            (Period::Year, 1_767_225_600),
+            (Period::Day, -86_400),
+        ] {
+            assert_eq!(
+                period.index(at(boundary)),
+                period.index(at(boundary - 1)) + 1
+            );
+            assert_eq!(
+                period.index(at(boundary)),
+                period.index(at(boundary + 3599))
+            );
         }
     }
 
@@ -518,6 +622,20 @@ mod tests {
             log.clone().with(b"mode", b"nonsense").with(b"ttl", b"3"),
             log
         );
+        let rolls = log
+            .clone()
+            .with(b"roll", b"day")
+            .with(b"roll-lines", b"3")
+            .with(b"roll-size", b"2k")
+            .with(b"keep", b"7")
+            .with(b"header", b"a|b")
+            .with(b"record", b"\\n");
+        assert_eq!(rolls.roll, Some(Period::Day));
+        assert_eq!((rolls.roll_lines, rolls.roll_size), (3, 2048));
+        assert_eq!(rolls.keep, Some(7));
+        assert_eq!(rolls.first_line(), b"a|b\n");
+        assert_eq!(rolls.clone().with(b"keep", b"0"), rolls);
+        assert_eq!(rolls.with(b"keep", b"all").keep, None);
         assert!(log.clone().with(b"roll-on", b"reopen").reopen);
         assert!(!log.with(b"truncate", b"posix").keep_unread);
     }

@@ -48,6 +48,60 @@ fn what_goes_in_comes_out() {
 }
 
 #[test]
+fn fields_go_in_and_come_out_whatever_is_in_them() {
+    let scratch = Scratch::with_cask();
+    let log = "a.cask:/logs/t.log";
+    scratch
+        .run(["insert", log, "a|b", "c\nd", "\\N", "-5"])
+        .ok();
+    scratch.run(["insert", "--null=nil", log, "nil", "e"]).ok();
+    assert_eq!(scratch.run(["cat", log]).ok(), "a\\x7cb|c\\x0ad||-5\n|e\n");
+    assert_eq!(
+        scratch.run(["fields", "--json", log]).ok(),
+        "[\"a|b\",\"c\\nd\",\"\",\"-5\"]\n[\"\",\"e\"]\n"
+    );
+    assert_eq!(scratch.run(["fields", "-r1", "-f1", log]).ok(), "a|b\n");
+    assert_eq!(scratch.run(["fields", "-f4", log]).ok(), "-5\n\n");
+    for (escape, record) in [
+        ("percent", "a%3Bb;%25\n"),
+        ("backslash", "a\\;b;%\n"),
+        ("hex", "a\\x3bb;%\n"),
+    ] {
+        let dir = format!("a.cask:/{escape}");
+        let settings = ["--set=field=;", &format!("--set=escape={escape}")];
+        scratch
+            .run(["mkstore", settings[0], settings[1], &dir])
+            .ok();
+        let log = format!("{dir}/t");
+        scratch.run(["insert", &log, "a;b", "%"]).ok();
+        assert_eq!(scratch.run(["cat", &log]).ok(), record);
+        assert_eq!(scratch.run(["fields", &log]).ok(), "a;b\t%\n");
+    }
+    scratch.run(["set", "a.cask:/logs", "escape=none"]).ok();
+    let why = scratch.run(["insert", log, "a", "b|"]).fails(1);
+    assert!(why.contains("field 2"), "{why}");
+    let why = scratch.run(["insert", "a.cask:/no/log", "a"]).fails(1);
+    assert!(why.contains("/no"), "{why}");
+    scratch.run(["set", "a.cask:/logs", "record=none"]).ok();
+    let why = scratch.run(["insert", log, "a"]).fails(1);
+    assert!(why.contains("record"), "{why}");
+}
+
+#[test]
+fn an_offline_insert_rolls_like_any_other() {
+    let scratch = Scratch::with_cask();
+    scratch
+        .run(["set", "a.cask:/logs", "roll-lines=2", "roll-name=%n.old"])
+        .ok();
+    for number in ["1", "2", "3"] {
+        scratch.run(["insert", "a.cask:/logs/t", number]).ok();
+    }
+    assert_eq!(scratch.run(["cat", "a.cask:/logs/t.old"]).ok(), "1\n2\n");
+    assert_eq!(scratch.run(["cat", "a.cask:/logs/t"]).ok(), "3\n");
+    scratch.run(["fsck", "a.cask"]).ok();
+}
+
+#[test]
 fn a_replaced_file_keeps_its_mode_and_settings() {
     let scratch = Scratch::with_cask();
     let file = scratch.write("in", "one");

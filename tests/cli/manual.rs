@@ -18,7 +18,7 @@ fn the_manual_page_knows_every_verb_and_option() {
     let mut checked = 0;
     for verb in [
         "mkfs", "mount", "umount", "ls", "cp", "cat", "rm", "stat", "df", "info", "fsck", "set",
-        "get", "mkstore", "rotate",
+        "get", "mkstore", "rotate", "insert", "fields",
     ] {
         let section = section(verb);
         let help = scratch.run([verb, "--help"]).ok();

@@ -13,6 +13,24 @@ fn mounted() -> Scratch {
 }
 
 #[test]
+fn fields_are_inserted_through_the_mount() {
+    let scratch = mounted();
+    scratch.run(["insert", "m/logs/t.log", "a|b", "c"]).ok();
+    scratch.run(["insert", "a.cask:/logs/t.log", "d"]).ok();
+    assert_eq!(scratch.read("m/logs/t.log"), b"a\\x7cb|c\nd\n");
+    assert_eq!(
+        scratch.run(["fields", "-f1", "a.cask:/logs/t.log"]).ok(),
+        "a|b\nd\n"
+    );
+    scratch.run(["rotate", "m/logs/t.log"]).ok();
+    let events = String::from_utf8(scratch.read("m/.cask/events")).unwrap();
+    assert!(
+        events.contains(" rotate /logs/t.log /logs/t.log."),
+        "{events}"
+    );
+}
+
+#[test]
 fn container_and_mountpoint_are_the_same_cask() {
     let scratch = mounted();
     scratch

@@ -1,5 +1,6 @@
 //! The store through its own interface, over a cask in memory, with a clock that stands still.
 
+mod due;
 mod log;
 mod plain;
 mod roll;

@@ -118,7 +118,7 @@ fn bad_settings_change_nothing() {
         libc::EINVAL
     );
     assert_eq!(
-        errno(set(&ROOT_USER, b"user.cask.roll", b"day")),
+        errno(set(&ROOT_USER, b"user.cask.seal", b"on")),
         libc::EOPNOTSUPP
     );
     assert_eq!(
@@ -137,7 +137,7 @@ fn bad_settings_change_nothing() {
     ));
     set(&ROOT_USER, b"user.cask.field", b";").unwrap();
     set(&ROOT_USER, b"user.cask.escape", b"percent").unwrap();
-    set(&ROOT_USER, b"user.cask.roll", b"never").unwrap();
+    set(&ROOT_USER, b"user.cask.seal", b"off").unwrap();
 }
 
 #[test]

@@ -1,0 +1,67 @@
+//! Which files are segments of which log.
+//!
+//! A segment is marked when it is cut: an item of the directory that the cut was made in names it and
+//! the log, and its inode names the directory. So it is known wherever it is moved and whatever it is
+//! called, and its mark goes with it. Invariant: an inode has a home if and only if the item is there.
+//!
+//! Segments of a log are listed by the number of their inodes, which is the order in which they were
+//! made and so that in which they were cut.
+
+use zerocopy::IntoBytes;
+
+use super::inode::{Inode, save};
+use crate::cask::{Read, Tx};
+use crate::device::Device;
+use crate::error::Result;
+use crate::format::item::SegmentRecord;
+use crate::format::key::Number;
+use crate::format::{Key, Kind};
+
+/// Marks a file as a segment of a log of `home`.
+///
+/// # Errors
+/// Those of writing.
+pub fn mark<D: Device>(
+    tx: &mut Tx<'_, D>,
+    inode: &mut Inode,
+    home: Number,
+    record: &SegmentRecord,
+) -> Result<()> {
+    unmark(tx, inode);
+    inode.home = home;
+    tx.put(key(home, inode.number), record.as_bytes())?;
+    save(tx, inode)
+}
+
+/// Takes the mark of a segment, if there is one; the inode is not saved.
+pub fn unmark<D: Device>(tx: &mut Tx<'_, D>, inode: &mut Inode) {
+    forget(tx, inode);
+    inode.home = 0;
+}
+
+/// Takes the mark of an inode that goes.
+pub(super) fn forget<D: Device>(tx: &mut Tx<'_, D>, inode: &Inode) {
+    if inode.home != 0 {
+        tx.del(key(inode.home, inode.number));
+    }
+}
+
+/// The segments of a log of this directory, oldest first.
+///
+/// # Errors
+/// Those of reading.
+pub fn of_log(r: &impl Read, home: Number, log: &[u8]) -> Result<Vec<(Number, SegmentRecord)>> {
+    let (mut found, log) = (Vec::new(), r.name_hash(log));
+    r.scan(key(home, 0), key(home, Number::MAX), &mut |key, value| {
+        let record = SegmentRecord::decode(value)?;
+        if record.log.get() == log {
+            found.push((key.offset, record));
+        }
+        Ok(true)
+    })?;
+    Ok(found)
+}
+
+fn key(home: Number, segment: Number) -> Key {
+    Key::new(home, Kind::Segment, segment)
+}

@@ -1,0 +1,289 @@
+//! What belongs to every cut, whatever caused it.
+//!
+//! The log's name has just gone to the segment, in the transaction of the caller. What is left to do
+//! there: the begun record becomes the beginning of a fresh log, the segment is marked as one of this
+//! log, segments beyond `keep` are dropped, and the record of rolls gets its line. A cut that nobody
+//! made by a rename finds the name of the segment here, too.
+
+use super::binding::{Fresh, Name, Predecessor};
+use super::events::{Cause, Event};
+use super::log::{make_like, predecessor};
+use super::roll::{Carry, end_at};
+use super::settings::{Effective, Period, Setting};
+use super::{Store, walk};
+use crate::cask::{Read, Staged, Tx};
+use crate::clock::Timestamp;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::format::item::SegmentRecord;
+use crate::format::key::Number;
+use crate::fs::inode::{Inode, load, save};
+use crate::fs::{Caller, Place, RenameFlags, namespace, segment};
+use crate::limits::NAME_MAX;
+
+use jiff::tz::TimeZone;
+
+/// Most segments of one automatic name.
+const SAME_NAME_MAX: u32 = 1_000_000;
+/// Segments that one cut drops at most; what is beyond waits for the next.
+const DROPPED_MAX: usize = 8;
+/// What `roll-name` is unless it was set, for a log that is cut each hour.
+const HOURLY: &[u8] = b"%n.%Y%m%d%H";
+
+/// Who cuts when nobody does.
+const ITSELF: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    tid: 0,
+};
+
+/// What a cut has done, for the tables in memory.
+#[derive(Debug)]
+pub(super) struct Cut {
+    /// The fresh log that the begun record was carried to.
+    pub fresh: Option<Fresh>,
+    /// What a fresh log looks like.
+    pub looks: Predecessor,
+    /// The file that is the segment now.
+    pub number: Number,
+    /// Names of segments that were dropped.
+    pub dropped: Vec<Name>,
+    /// For the record of rolls.
+    pub event: Event,
+}
+
+/// How a segment got its name.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Naming {
+    /// Hash of the name that was asked for; 0 when somebody else chose it.
+    base: u64,
+    count: u32,
+}
+
+impl<D: Device> Store<D> {
+    /// Moves the name of a log, which stands for `inode`, to its next automatic name, and makes the
+    /// cut.
+    pub(super) fn cut_by_itself(
+        &self,
+        tx: &mut Tx<'_, D>,
+        from: Place<'_>,
+        inode: &Inode,
+        cause: Cause,
+        carry: Option<Carry>,
+        now: Timestamp,
+    ) -> Result<Cut> {
+        let settings = self.walk.of(tx, inode)?;
+        let looks = predecessor(tx, inode)?;
+        // What the clock cuts is named after the time of its last record.
+        let time = if cause == Cause::Clock {
+            inode.mtime
+        } else {
+            now
+        };
+        let (name, naming) = free_name(tx, from, inode, &settings, time)?;
+        let to = Place {
+            dir: from.dir,
+            name: &name,
+        };
+        let flags = RenameFlags {
+            no_replace: true,
+            ..RenameFlags::default()
+        };
+        namespace::rename(tx, &ITSELF, from, to, flags, &|_| true, now)?;
+        let event = Event {
+            cause,
+            log: (from.dir, from.name.to_vec()),
+            segment: (to.dir, name.clone()),
+        };
+        self.cut(
+            tx,
+            inode.number,
+            &settings,
+            looks,
+            carry.map(|carry| (carry, None)),
+            naming,
+            event,
+            now,
+        )
+    }
+
+    /// Makes the cut of a log whose name was moved.
+    #[expect(clippy::too_many_arguments, reason = "all that a cut is made of")]
+    pub(super) fn cut(
+        &self,
+        tx: &mut Tx<'_, D>,
+        number: Number,
+        settings: &Effective,
+        looks: Predecessor,
+        carry: Option<(Carry, Option<&Staged<'_>>)>,
+        naming: Naming,
+        event: Event,
+        now: Timestamp,
+    ) -> Result<Cut> {
+        let (home, log) = (event.log.0, event.log.1.as_slice());
+        let mut fresh = None;
+        if let Some((carry, staged)) = carry {
+            let mut live = make_like(tx, home, log, &looks, now)?;
+            let header = settings.first_line();
+            let at = header.len() as u64;
+            match staged.filter(|_| at == 0) {
+                Some(staged) => tx.write_staged(live.content, staged),
+                None => {
+                    let bytes = self.bytes_of(tx, carry)?;
+                    tx.write(live.content, at, &bytes);
+                }
+            }
+            tx.write(live.content, 0, &header);
+            live.size = at + carry.len as u64;
+            save(tx, &live)?;
+            end_at(tx, carry)?;
+            fresh = Some(Fresh {
+                number: live.number,
+                boundary: carry.start,
+                at,
+            });
+        }
+        let mut inode = load(tx, number)?;
+        if inode.home == 0 {
+            let record = SegmentRecord {
+                log: tx.name_hash(log).into(),
+                base: naming.base.into(),
+                count: naming.count.into(),
+            };
+            segment::mark(tx, &mut inode, home, &record)?;
+        }
+        let dropped = match settings.keep {
+            Some(keep) => self.drop_beyond(tx, home, log, keep, now)?,
+            None => Vec::new(),
+        };
+        Ok(Cut {
+            fresh,
+            looks,
+            number,
+            dropped,
+            event,
+        })
+    }
+
+    /// Removes the oldest segments of a log, so that with the live one no more than `keep` are left.
+    fn drop_beyond(
+        &self,
+        tx: &mut Tx<'_, D>,
+        home: Number,
+        log: &[u8],
+        keep: u64,
+        now: Timestamp,
+    ) -> Result<Vec<Name>> {
+        let segments = segment::of_log(tx, home, log)?;
+        let stay = usize::try_from(keep.saturating_sub(1)).unwrap_or(usize::MAX);
+        let beyond = segments.len().saturating_sub(stay).min(DROPPED_MAX);
+        let mut dropped = Vec::new();
+        for (number, _) in segments.into_iter().take(beyond) {
+            let inode = load(tx, number)?;
+            let Some(name) = namespace::name_of(tx, &inode)? else {
+                // It has lost the name it was given last; what names it has besides are its own.
+                let mut inode = inode;
+                segment::unmark(tx, &mut inode);
+                save(tx, &inode)?;
+                continue;
+            };
+            namespace::unlink(tx, inode.parent, &name, &|ino| self.fs.is_open(ino), now)?;
+            dropped.push((inode.parent, name));
+        }
+        Ok(dropped)
+    }
+
+    /// Tells the tables in memory what a cut has done. Called when its transaction is over.
+    pub(super) fn was_cut(&self, cut: &Cut) {
+        let (dir, name) = &cut.event.log;
+        self.bindings
+            .forget(cut.event.segment.0, &cut.event.segment.1);
+        if let Some(binding) = self.bindings.find(*dir, name) {
+            binding.state().cut(cut.fresh, cut.looks.clone());
+        }
+        for (dir, name) in &cut.dropped {
+            self.bindings.forget(*dir, name);
+        }
+    }
+}
+
+/// The name that a segment gets: what `roll-name` says, with a number after it if that was given
+/// before.
+fn free_name(
+    r: &impl Read,
+    log: Place<'_>,
+    inode: &Inode,
+    settings: &Effective,
+    time: Timestamp,
+) -> Result<(Vec<u8>, Naming)> {
+    let (pattern, origin) = walk::find(r, inode, Setting::named(b"roll-name")?)?;
+    let pattern = match (origin, settings.roll) {
+        (walk::Origin::BuiltIn, Some(Period::Hour)) => HOURLY,
+        _ => &pattern,
+    };
+    let name = segment_name(&String::from_utf8_lossy(pattern), log.name, time)?;
+    let base = r.name_hash(&name);
+    let same = segment::of_log(r, log.dir, log.name)?
+        .into_iter()
+        .filter(|(_, record)| record.base.get() == base)
+        .map(|(_, record)| record.count.get() + 1)
+        .max();
+    for count in same.unwrap_or(0)..SAME_NAME_MAX {
+        let mut name = name.clone();
+        if count > 0 {
+            name.extend_from_slice(format!(".{count}").as_bytes());
+        }
+        if name.len() > NAME_MAX {
+            return Err(Error::NameTooLong { max: NAME_MAX });
+        }
+        match namespace::find(r, log.dir, &name) {
+            Err(Error::NotFound) => return Ok((name, Naming { base, count })),
+            found => found?,
+        };
+    }
+    Err(Error::Exists)
+}
+
+/// The name that `roll-name` gives a segment of `name` that is cut now, in UTC.
+fn segment_name(pattern: &str, name: &[u8], now: Timestamp) -> Result<Vec<u8>> {
+    let time = jiff::Timestamp::from_second(now.secs)
+        .map_err(|_| Error::invalid("the clock shows a year that has no name"))?;
+    let time = TimeZone::UTC.to_datetime(time);
+    let mut out = Vec::new();
+    let mut chars = pattern.chars();
+    while let Some(c) = chars.next() {
+        let part = match (c, if c == '%' { chars.next() } else { None }) {
+            ('%', Some('n')) => {
+                out.extend_from_slice(name);
+                continue;
+            }
+            ('%', Some('Y')) => format!("{:04}", time.year()),
+            ('%', Some('m')) => format!("{:02}", time.month()),
+            ('%', Some('d')) => format!("{:02}", time.day()),
+            ('%', Some('H')) => format!("{:02}", time.hour()),
+            ('%', Some('M')) => format!("{:02}", time.minute()),
+            ('%', Some('S')) => format!("{:02}", time.second()),
+            (c, _) => c.to_string(),
+        };
+        out.extend_from_slice(part.as_bytes());
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_is_named_after_the_time_in_utc() {
+        let now = Timestamp::from_secs(1_117_962_065);
+        let named = |pattern| {
+            let name = segment_name(pattern, b"a.log", now).unwrap();
+            String::from_utf8(name).unwrap()
+        };
+        assert_eq!(named("%n.%Y%m%d"), "a.log.20050605");
+        assert_eq!(named("%Y-%m-%dT%H:%M:%S_%n"), "2005-06-05T09:01:05_a.log");
+        assert_eq!(named("100%%"), "100%");
+        assert_eq!(segment_name("%n", b"\xff", now).unwrap(), b"\xff");
+    }
+}
