@@ -27,16 +27,23 @@ pub fn mark<D: Device>(
     home: Number,
     record: &SegmentRecord,
 ) -> Result<()> {
-    unmark(tx, inode);
+    forget(tx, inode);
     inode.home = home;
     tx.put(key(home, inode.number), record.as_bytes())?;
     save(tx, inode)
 }
 
-/// Takes the mark of a segment, if there is one; the inode is not saved.
-pub fn unmark<D: Device>(tx: &mut Tx<'_, D>, inode: &mut Inode) {
+/// Takes the mark of a segment, if there is one.
+///
+/// # Errors
+/// Those of writing.
+pub fn unmark<D: Device>(tx: &mut Tx<'_, D>, inode: &mut Inode) -> Result<()> {
+    if inode.home == 0 {
+        return Ok(());
+    }
     forget(tx, inode);
     inode.home = 0;
+    save(tx, inode)
 }
 
 /// Takes the mark of an inode that goes.

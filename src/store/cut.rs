@@ -5,12 +5,15 @@
 //! log, segments beyond `keep` are dropped, and the record of rolls gets its line. A cut that nobody
 //! made by a rename finds the name of the segment here, too.
 
+use std::sync::atomic::Ordering;
+
 use super::binding::{Fresh, Name, Predecessor};
+use super::door::DOOR;
 use super::events::{Cause, Event};
 use super::log::{make_like, predecessor};
 use super::roll::{Carry, end_at};
 use super::settings::{Effective, Period, Setting};
-use super::{Store, walk};
+use super::{Notice, Store, walk};
 use crate::cask::{Read, Staged, Tx};
 use crate::clock::Timestamp;
 use crate::device::Device;
@@ -60,6 +63,17 @@ pub(super) struct Naming {
     count: u32,
 }
 
+/// How a log that nobody renames is cut.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Itself {
+    /// Why.
+    pub cause: Cause,
+    /// The begun record at its end.
+    pub carry: Option<Carry>,
+    /// `keep` is heeded.
+    pub drops: bool,
+}
+
 impl<D: Device> Store<D> {
     /// Moves the name of a log, which stands for `inode`, to its next automatic name, and makes the
     /// cut.
@@ -68,19 +82,21 @@ impl<D: Device> Store<D> {
         tx: &mut Tx<'_, D>,
         from: Place<'_>,
         inode: &Inode,
-        cause: Cause,
-        carry: Option<Carry>,
+        how: Itself,
         now: Timestamp,
     ) -> Result<Cut> {
+        let Itself {
+            cause,
+            carry,
+            drops,
+        } = how;
         let settings = self.walk.of(tx, inode)?;
         let looks = predecessor(tx, inode)?;
-        // What the clock cuts is named after the time of its last record.
-        let time = if cause == Cause::Clock {
-            inode.mtime
-        } else {
-            now
-        };
-        let (name, naming) = free_name(tx, from, inode, &settings, time)?;
+        // What the clock cuts is named after the time of its last record, if that has a date.
+        let dated = |time: &Timestamp| jiff::Timestamp::from_second(time.secs).is_ok();
+        let last = Some(inode.mtime).filter(|time| cause == Cause::Clock && dated(time));
+        let time = last.unwrap_or(now);
+        let (name, naming) = self.free_name(tx, from, inode, &settings, time)?;
         let to = Place {
             dir: from.dir,
             name: &name,
@@ -103,11 +119,81 @@ impl<D: Device> Store<D> {
             carry.map(|carry| (carry, None)),
             naming,
             event,
+            drops,
             now,
         )
     }
 
-    /// Makes the cut of a log whose name was moved.
+    /// As [`Store::cut_by_itself`] for an append, which goes through uncut if there is no name for the
+    /// segment. That is found out before anything is changed.
+    pub(super) fn cut_if_named(
+        &self,
+        tx: &mut Tx<'_, D>,
+        from: Place<'_>,
+        inode: &Inode,
+        how: Itself,
+        now: Timestamp,
+    ) -> Result<Option<Cut>> {
+        match self.cut_by_itself(tx, from, inode, how, now) {
+            Err(error @ (Error::NameTooLong { .. } | Error::Exists | Error::Invalid(_))) => {
+                if !self.warned.swap(true, Ordering::Relaxed) {
+                    let name = String::from_utf8_lossy(from.name);
+                    ::log::warn!("the log {name} is not cut, as its segment has no name: {error}");
+                }
+                Ok(None)
+            }
+            done => done.map(Some),
+        }
+    }
+
+    /// The name that a segment gets: what `roll-name` says, with a number after it if that was given
+    /// before. Nobody may have it open: a handle of before would change the segment.
+    fn free_name(
+        &self,
+        r: &impl Read,
+        log: Place<'_>,
+        inode: &Inode,
+        settings: &Effective,
+        time: Timestamp,
+    ) -> Result<(Vec<u8>, Naming)> {
+        let (pattern, origin) = walk::find(r, inode, Setting::named(b"roll-name")?)?;
+        let pattern = match (origin, settings.roll) {
+            (walk::Origin::BuiltIn, Some(Period::Hour)) => HOURLY,
+            _ => &pattern,
+        };
+        let name = segment_name(&String::from_utf8_lossy(pattern), log.name, time)?;
+        if [b".".as_slice(), b"..", DOOR].contains(&name.as_slice()) {
+            return Err(Error::invalid(
+                "roll-name makes a name that no file can have",
+            ));
+        }
+        let base = r.name_hash(&name);
+        let same = segment::of_log(r, log.dir, log.name)?
+            .into_iter()
+            .filter(|(_, record)| record.base.get() == base)
+            .map(|(_, record)| record.count.get().saturating_add(1))
+            .max();
+        for count in same.unwrap_or(0)..SAME_NAME_MAX {
+            let mut name = name.clone();
+            if count > 0 {
+                name.extend_from_slice(format!(".{count}").as_bytes());
+            }
+            if name.len() > NAME_MAX {
+                return Err(Error::NameTooLong { max: NAME_MAX });
+            }
+            match namespace::find(r, log.dir, &name) {
+                Err(Error::NotFound) if self.bindings.find(log.dir, &name).is_none() => {
+                    return Ok((name, Naming { base, count }));
+                }
+                Ok(_) | Err(Error::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Exists)
+    }
+
+    /// Makes the cut of a log whose name was moved. `drops` says whether `keep` is heeded: on a cask
+    /// without any room it waits for the next cut.
     #[expect(clippy::too_many_arguments, reason = "all that a cut is made of")]
     pub(super) fn cut(
         &self,
@@ -118,6 +204,7 @@ impl<D: Device> Store<D> {
         carry: Option<(Carry, Option<&Staged<'_>>)>,
         naming: Naming,
         event: Event,
+        drops: bool,
         now: Timestamp,
     ) -> Result<Cut> {
         let (home, log) = (event.log.0, event.log.1.as_slice());
@@ -152,7 +239,7 @@ impl<D: Device> Store<D> {
             };
             segment::mark(tx, &mut inode, home, &record)?;
         }
-        let dropped = match settings.keep {
+        let dropped = match settings.keep.filter(|_| drops) {
             Some(keep) => self.drop_beyond(tx, home, log, keep, now)?,
             None => Vec::new(),
         };
@@ -174,23 +261,32 @@ impl<D: Device> Store<D> {
         keep: u64,
         now: Timestamp,
     ) -> Result<Vec<Name>> {
-        let segments = segment::of_log(tx, home, log)?;
-        let stay = usize::try_from(keep.saturating_sub(1)).unwrap_or(usize::MAX);
-        let beyond = segments.len().saturating_sub(stay).min(DROPPED_MAX);
-        let mut dropped = Vec::new();
-        for (number, _) in segments.into_iter().take(beyond) {
-            let inode = load(tx, number)?;
-            let Some(name) = namespace::name_of(tx, &inode)? else {
-                // It has lost the name it was given last; what names it has besides are its own.
-                let mut inode = inode;
-                segment::unmark(tx, &mut inode);
-                save(tx, &inode)?;
-                continue;
-            };
-            namespace::unlink(tx, inode.parent, &name, &|ino| self.fs.is_open(ino), now)?;
-            dropped.push((inode.parent, name));
+        let mut segments = Vec::new();
+        for (number, _) in segment::of_log(tx, home, log)? {
+            let mut inode = load(tx, number)?;
+            match namespace::name_of(tx, &inode)? {
+                Some(name) if inode.nlink == 1 => segments.push((inode.parent, name)),
+                // Removed and still open, or somebody has given it a second name: it is theirs.
+                _ => segment::unmark(tx, &mut inode)?,
+            }
         }
-        Ok(dropped)
+        let stay = usize::try_from(keep.saturating_sub(1)).unwrap_or(usize::MAX);
+        segments.truncate(segments.len().saturating_sub(stay).min(DROPPED_MAX));
+        for (dir, name) in &segments {
+            namespace::unlink(tx, *dir, name, &|ino| self.fs.is_open(ino), now)?;
+        }
+        Ok(segments)
+    }
+
+    /// Tells the kernel what a cut has done that it does not know.
+    pub(super) fn tell_of(&self, cut: &Cut) {
+        let by_itself = (cut.event.cause != Cause::Rename).then_some(&cut.event.log);
+        for (dir, name) in by_itself.into_iter().chain(&cut.dropped) {
+            self.notify(Notice::InvalidateEntry(*dir, name.clone()));
+        }
+        if cut.fresh.is_some() {
+            self.notify(Notice::InvalidateInode(cut.number));
+        }
     }
 
     /// Tells the tables in memory what a cut has done. Called when its transaction is over.
@@ -207,47 +303,10 @@ impl<D: Device> Store<D> {
     }
 }
 
-/// The name that a segment gets: what `roll-name` says, with a number after it if that was given
-/// before.
-fn free_name(
-    r: &impl Read,
-    log: Place<'_>,
-    inode: &Inode,
-    settings: &Effective,
-    time: Timestamp,
-) -> Result<(Vec<u8>, Naming)> {
-    let (pattern, origin) = walk::find(r, inode, Setting::named(b"roll-name")?)?;
-    let pattern = match (origin, settings.roll) {
-        (walk::Origin::BuiltIn, Some(Period::Hour)) => HOURLY,
-        _ => &pattern,
-    };
-    let name = segment_name(&String::from_utf8_lossy(pattern), log.name, time)?;
-    let base = r.name_hash(&name);
-    let same = segment::of_log(r, log.dir, log.name)?
-        .into_iter()
-        .filter(|(_, record)| record.base.get() == base)
-        .map(|(_, record)| record.count.get() + 1)
-        .max();
-    for count in same.unwrap_or(0)..SAME_NAME_MAX {
-        let mut name = name.clone();
-        if count > 0 {
-            name.extend_from_slice(format!(".{count}").as_bytes());
-        }
-        if name.len() > NAME_MAX {
-            return Err(Error::NameTooLong { max: NAME_MAX });
-        }
-        match namespace::find(r, log.dir, &name) {
-            Err(Error::NotFound) => return Ok((name, Naming { base, count })),
-            found => found?,
-        };
-    }
-    Err(Error::Exists)
-}
-
 /// The name that `roll-name` gives a segment of `name` that is cut now, in UTC.
 fn segment_name(pattern: &str, name: &[u8], now: Timestamp) -> Result<Vec<u8>> {
     let time = jiff::Timestamp::from_second(now.secs)
-        .map_err(|_| Error::invalid("the clock shows a year that has no name"))?;
+        .map_err(|_| Error::invalid("the time is of a year that has no name"))?;
     let time = TimeZone::UTC.to_datetime(time);
     let mut out = Vec::new();
     let mut chars = pattern.chars();

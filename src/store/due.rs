@@ -10,9 +10,8 @@ use std::sync::atomic::Ordering;
 
 use quick_cache::sync::Cache;
 
-use super::Notice;
 use super::Store;
-use super::binding::Name;
+use super::cut::Itself;
 use super::events::{self, Cause};
 use super::settings::{Effective, Mode, Period};
 use crate::cask::{Class, Lsn, Read};
@@ -28,8 +27,16 @@ const COUNTED: usize = 4096;
 const COUNT_STEP: u64 = 256 << 10;
 
 /// How many records the first bytes of a log hold. Kept in memory only: what is not known is counted
-/// once by reading.
-pub(super) struct Counts(Cache<Number, (u64, u64)>);
+/// once by reading. Invariant: while the settings are those of the generation under which a number was
+/// kept, every append to that log was counted.
+pub(super) struct Counts(Cache<Number, Counted>);
+
+#[derive(Clone, Copy)]
+struct Counted {
+    generation: u64,
+    size: u64,
+    records: u64,
+}
 
 impl Default for Counts {
     fn default() -> Self {
@@ -39,14 +46,19 @@ impl Default for Counts {
 
 impl Counts {
     /// The records in a log of these settings, its first line left out.
-    pub fn of(&self, r: &impl Read, inode: &Inode, settings: &Effective) -> Result<u64> {
+    pub fn of(
+        &self,
+        r: &impl Read,
+        inode: &Inode,
+        settings: &Effective,
+        generation: u64,
+    ) -> Result<u64> {
         let Some(delimiter) = settings.record else {
             return Ok(0);
         };
-        let (mut at, mut records) = match self.0.get(&inode.number) {
-            Some((size, records)) if size <= inode.size => (size, records),
-            _ => (0, 0),
-        };
+        let known = self.0.get(&inode.number);
+        let known = known.filter(|c| c.generation == generation && c.size <= inode.size);
+        let (mut at, mut records) = known.map_or((0, 0), |c| (c.size, c.records));
         let header = settings.first_line();
         let mut bytes = Vec::new();
         while at < inode.size {
@@ -63,8 +75,13 @@ impl Counts {
     }
 
     /// A log of this size holds so many records.
-    pub fn know(&self, number: Number, size: u64, records: u64) {
-        self.0.insert(number, (size, records));
+    pub fn know(&self, number: Number, generation: u64, size: u64, records: u64) {
+        let counted = Counted {
+            generation,
+            size,
+            records,
+        };
+        self.0.insert(number, counted);
     }
 }
 
@@ -88,6 +105,8 @@ impl Room {
     pub fn take(self, data: &[u8], delimiter: Option<u8>) -> (usize, Option<Cause>) {
         let Some(delimiter) = delimiter else {
             return match self.bytes.and_then(|bytes| usize::try_from(bytes).ok()) {
+                // It was full before; an empty piece would cut it for nothing.
+                Some(0) => (data.len(), Some(Cause::Size)),
                 Some(bytes) if bytes <= data.len() => (bytes, Some(Cause::Size)),
                 _ => (data.len(), None),
             };
@@ -189,7 +208,12 @@ impl<D: Device> Store<D> {
                 if carry.is_some() && class == Class::Replace {
                     return Err(Error::NoSpace);
                 }
-                let cut = self.cut_by_itself(tx, place, &inode, cause, carry, now)?;
+                let how = Itself {
+                    cause,
+                    carry,
+                    drops: class == Class::Grow,
+                };
+                let cut = self.cut_by_itself(tx, place, &inode, how, now)?;
                 if class == Class::Grow {
                     events::note(tx, std::slice::from_ref(&cut.event), now)?;
                 }
@@ -205,15 +229,6 @@ impl<D: Device> Store<D> {
             self.tell_of(&cut);
         }
         Ok(lsn)
-    }
-
-    /// Tells the kernel of a cut that it did not ask for.
-    pub(super) fn tell_of(&self, cut: &super::cut::Cut) {
-        let (dir, name): &Name = &cut.event.log;
-        self.notify(Notice::InvalidateEntry(*dir, name.clone()));
-        if cut.fresh.is_some() {
-            self.notify(Notice::InvalidateInode(cut.number));
-        }
     }
 }
 
@@ -247,6 +262,11 @@ mod tests {
     fn without_records_a_log_is_cut_at_the_byte() {
         assert_eq!(room(3, 9).take(b"abcd", None), (3, Some(Cause::Size)));
         assert_eq!(room(4, 0).take(b"abcd", None), (4, Some(Cause::Size)));
+        let full = Room {
+            bytes: Some(0),
+            records: None,
+        };
+        assert_eq!(full.take(b"abcd", None), (4, Some(Cause::Size)));
         assert_eq!(room(5, 0).take(b"abcd", None), (4, None));
         assert_eq!(room(0, 1).take(b"abcd", None), (4, None));
     }

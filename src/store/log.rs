@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::binding::{Binding, Name, Predecessor, Tie};
-use super::cut::Cut;
+use super::cut::{Cut, Itself};
 use super::due::{self, Room};
 use super::events::{self, Cause, Event};
 use super::handle::{Handle, Kind, LogHandle};
@@ -45,6 +45,8 @@ struct Append<'a> {
     offset: u64,
     data: &'a [u8],
     settings: &'a Effective,
+    /// Of the settings.
+    generation: u64,
 }
 
 /// A part of an append that went to one file.
@@ -104,18 +106,19 @@ impl Append<'_> {
         data::end_of(end, gap)
     }
 
-    /// Begins an empty log with its first line.
+    /// Begins an empty log with its first line, if it is to have one; answers whether it did.
     fn begin<D: Device>(
         &self,
         tx: &mut Tx<'_, D>,
         inode: &mut Inode,
         now: Timestamp,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         if inode.size > 0 || self.settings.header.is_none() {
-            return Ok(());
+            return Ok(false);
         }
         let line = self.settings.first_line();
-        data::write_bytes(tx, self.caller, inode, 0, &line, now)
+        data::write_bytes(tx, self.caller, inode, 0, &line, now)?;
+        Ok(true)
     }
 
     /// A part of the data that goes to the end of this file.
@@ -262,6 +265,7 @@ impl<D: Device> Store<D> {
     ) -> Result<()> {
         loop {
             let binding = log.tie.binding();
+            let generation = self.walk.generation();
             let settings = self.settings_of(&binding)?;
             if data.is_empty() {
                 return Ok(());
@@ -274,6 +278,7 @@ impl<D: Device> Store<D> {
                 offset,
                 data,
                 settings: &settings,
+                generation,
             };
             let (Outcome::Landed(landed), lsn) = self.append_here(&append)? else {
                 continue;
@@ -338,15 +343,21 @@ impl<D: Device> Store<D> {
                 if let Some(name) = &by_itself
                     && due::is_over(&inode, settings, now)
                 {
-                    let carry = self.begun_record(tx, place_of(name))?;
-                    let cause = Cause::Clock;
-                    let cut = self.cut_by_itself(tx, place_of(name), &inode, cause, carry, now)?;
-                    inode = after(tx, name, &cut, now)?;
-                    done.before = Some(cut);
+                    let place = place_of(name);
+                    let how = Itself {
+                        cause: Cause::Clock,
+                        carry: self.begun_record(tx, place)?,
+                        drops: true,
+                    };
+                    let cut = self.cut_if_named(tx, place, &inode, how, now)?;
+                    if let Some(cut) = &cut {
+                        inode = after(tx, name, cut, now)?;
+                    }
+                    done.before = cut;
                 }
                 // A segment that somebody writes to again is a log of its own.
-                segment::unmark(tx, &mut inode);
-                append.begin(tx, &mut inode, now)?;
+                segment::unmark(tx, &mut inode)?;
+                let begun = append.begin(tx, &mut inode, now)? || done.before.is_some();
                 let outcome = match (&staged, by_itself) {
                     (Some((place, _)), _) if *place != data::end_of(inode.size, gap)? => {
                         Outcome::Elsewhere
@@ -359,7 +370,7 @@ impl<D: Device> Store<D> {
                         Outcome::Landed(inode.number)
                     }
                     (None, Some(name)) if settings.is_cut_by_amount() => {
-                        self.fill(tx, append, &name, inode, gap, &mut done, now)?
+                        self.fill(tx, append, &name, (inode, begun), gap, &mut done, now)?
                     }
                     (None, _) => {
                         let piece = append.piece(&inode, gap, 0..data.len());
@@ -385,7 +396,8 @@ impl<D: Device> Store<D> {
                     append.wrote(piece);
                     if let Some(records) = piece.records {
                         let end = piece.end + piece.gap + piece.data.len() as u64;
-                        self.counts.know(piece.live, end, records);
+                        self.counts
+                            .know(piece.live, append.generation, end, records);
                     }
                 }
             },
@@ -396,8 +408,8 @@ impl<D: Device> Store<D> {
 
     /// The name of a log that is cut without anybody asking for it.
     fn cuts_itself(&self, binding: &Binding, settings: &Effective) -> Option<Name> {
-        let cuts = (settings.roll.is_some() || settings.is_cut_by_amount()) && !settings.reopen;
-        if !cuts || binding.state().follows() {
+        let due = settings.roll.is_some() || settings.is_cut_by_amount();
+        if !due || settings.mode != Mode::Log || settings.reopen || binding.state().follows() {
             return None;
         }
         binding.name()
@@ -410,7 +422,7 @@ impl<D: Device> Store<D> {
         tx: &mut Tx<'_, D>,
         append: &Append<'_>,
         name: &Name,
-        mut inode: Inode,
+        (mut inode, begun): (Inode, bool),
         mut gap: u64,
         done: &mut Appended,
         now: Timestamp,
@@ -418,7 +430,9 @@ impl<D: Device> Store<D> {
         let settings = append.settings;
         let mut records = match settings.roll_lines {
             0 => None,
-            _ => Some(self.counts.of(tx, &inode, settings)?),
+            // What this transaction has put there, it cannot read; it holds no whole record.
+            _ if begun => Some(0),
+            _ => Some(self.counts.of(tx, &inode, settings, append.generation)?),
         };
         let mut from = 0;
         loop {
@@ -442,8 +456,22 @@ impl<D: Device> Store<D> {
                 done.last = Some(piece);
                 return Ok(Outcome::Landed(inode.number));
             };
-            let cut = self.cut_by_itself(tx, place_of(name), &inode, cause, None, now)?;
             from += len;
+            let how = Itself {
+                cause,
+                carry: None,
+                drops: true,
+            };
+            let cut = self.cut_if_named(tx, place_of(name), &inode, how, now)?;
+            let Some(cut) = cut else {
+                // The rest goes to the same log, whole.
+                piece.data.end = append.data.len();
+                let rest = append.piece(&inode, 0, from..append.data.len());
+                append.write(tx, &mut inode, &rest, now)?;
+                piece.records = None;
+                done.last = Some(piece);
+                return Ok(Outcome::Landed(inode.number));
+            };
             let landed = Outcome::Landed(inode.number);
             if from < append.data.len() {
                 inode = after(tx, name, &cut, now)?;

@@ -31,7 +31,7 @@ pub mod walk;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicBool, AtomicI64};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -107,6 +107,8 @@ pub struct Store<D: Device> {
     touched: Mutex<Vec<Arc<Binding>>>,
     /// Records in logs that are cut by their number.
     counts: Counts,
+    /// It was said that a segment has no name.
+    warned: AtomicBool,
     /// The hour in which the clock last cut logs.
     hour: AtomicI64,
 }
@@ -142,6 +144,7 @@ impl<D: Device> Store<D> {
             sink: RwLock::new(None),
             touched: Mutex::new(Vec::new()),
             counts: Counts::default(),
+            warned: AtomicBool::new(false),
             hour: AtomicI64::new(i64::MIN),
         })
     }

@@ -13,11 +13,11 @@
 //! With `roll-on=reopen` a rename is what it is in POSIX: the binding goes along with the file, and
 //! handles come back to the old name when a [rotation](super::rotate) is asked for.
 
+use super::Store;
 use super::cut::{Cut, Naming};
 use super::events::{self, Cause, Event};
 use super::log::{STAGE_MIN, predecessor};
 use super::settings::Mode;
-use super::{Notice, Store};
 use crate::cask::{Class, Lsn, Read, Staged, Tx};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -116,8 +116,8 @@ impl<D: Device> Store<D> {
                 },
                 Ok((Outcome::Same, lsn)) => break lsn,
                 Ok((Outcome::Moved(moved), lsn)) => {
-                    if moved.cut.as_ref().is_some_and(|cut| cut.fresh.is_some()) {
-                        self.notify(Notice::InvalidateInode(moved.inode.number));
+                    if let Some(cut) = &moved.cut {
+                        self.tell_of(cut);
                     }
                     if let Some(number) = moved.unnamed {
                         // Its last writer may have gone just before.
@@ -169,8 +169,8 @@ impl<D: Device> Store<D> {
                 };
                 let is_open = |ino| self.fs.is_open(ino) || unnamed == Some(ino);
                 namespace::rename(tx, caller, from, to, flags, &is_open, now)?;
-                // A segment that only gets another name is not cut again.
-                let cut = match is_log && (bound || inode.home == 0) {
+                // Without a writer a rename is a rename.
+                let cut = match bound && !follows && inode.is_file() {
                     false => None,
                     true => {
                         let carry = carry.map(|carry| {
@@ -191,6 +191,7 @@ impl<D: Device> Store<D> {
                             carry,
                             naming,
                             event,
+                            class == Class::Grow,
                             now,
                         )?;
                         if class == Class::Grow {
@@ -220,8 +221,10 @@ impl<D: Device> Store<D> {
                     let (from, to) = ((from.dir, from.name), (to.dir, to.name));
                     self.bindings.follow(from, to, moved.inode.number);
                 }
-                if let Some(cut) = &moved.cut {
-                    self.was_cut(cut);
+                match &moved.cut {
+                    Some(cut) => self.was_cut(cut),
+                    None if moved.follows => {}
+                    None => self.bindings.forget(from.dir, from.name),
                 }
                 if moved.is_log {
                     let ino = moved.inode.number;

@@ -24,7 +24,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::key::Number;
 use crate::fs::inode::{Inode, STICKY, load, load_dir};
-use crate::fs::{Caller, data, namespace};
+use crate::fs::{Caller, data, namespace, segment};
 use crate::limits::CARRY_MAX;
 
 /// The log under a name, after its handles were gathered there.
@@ -95,7 +95,10 @@ impl<D: Device> Store<D> {
                 }
                 let (looks, begun) = self.begun_by(tx, &strays)?;
                 let mut log = match log {
-                    Some(log) => log,
+                    Some(mut log) => {
+                        segment::unmark(tx, &mut log)?;
+                        log
+                    }
                     None => make_like(tx, dir, name, &looks, now)?,
                 };
                 let mut carried = Vec::new();

@@ -410,8 +410,11 @@ fn size(value: &str) -> Result<u64, &'static str> {
 }
 
 fn roll_name(value: &str) -> Result<(), &'static str> {
-    if value.is_empty() || value.len() > 200 || value.contains('/') {
+    if value.is_empty() || value.len() > 200 || value.contains(['/', '\0']) {
         return Err("it is 1 to 200 bytes without a slash");
+    }
+    if [".", "..", ".cask"].contains(&value) {
+        return Err("no file can have that name");
     }
     let mut chars = value.chars();
     while let Some(c) = chars.next() {
@@ -528,6 +531,8 @@ mod tests {
             ("roll-size", "99999999t"),
             ("roll-name", "a/b"),
             ("roll-name", "%q"),
+            ("roll-name", ".."),
+            ("roll-name", ".cask"),
             ("keep", "0"),
             ("keep", "-1"),
             ("ttl", "30q"),

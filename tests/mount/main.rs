@@ -21,6 +21,7 @@ mod bounds;
 mod due;
 mod kill9;
 mod posix;
+mod programs;
 mod rotate;
 mod rule;
 mod scale;

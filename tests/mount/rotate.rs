@@ -1,7 +1,7 @@
 //! Unmodified logrotate under writers that never reopen: is each line there once, and is it silent?
 //!
 //! Each configuration runs under 8 processes at full speed, 4 on one name and 4 on names of their
-//! own, without postrotate, sharedscripts or delaycompress.
+//! own, without a postrotate that tells them anything.
 
 use std::fs::{self, File};
 use std::io::BufReader;
@@ -97,15 +97,11 @@ fn rotate(
             },
         );
         lines = returned(&writers);
-        let ran = sh(
-            "logrotate",
-            [
-                Path::new("-f"),
-                Path::new("-s"),
-                &work.join("state"),
-                &config,
-            ],
-        );
+        // By its size a log is due without force.
+        let force = (!directives.contains("size")).then_some(Path::new("-f"));
+        let state = work.join("state");
+        let arguments = [Path::new("-s"), &state, &config];
+        let ran = sh("logrotate", force.into_iter().chain(arguments));
         if silent {
             assert_eq!(
                 (ran.code, ran.stderr.as_str()),
@@ -246,6 +242,28 @@ fn olddir_and_create() {
 #[test]
 fn olddir_nocreate_and_compress() {
     rotates("olddir old, nocreate, compress", Style::Whole);
+}
+
+#[test]
+fn delaycompress() {
+    rotates("create, compress, delaycompress", Style::Whole);
+}
+
+#[test]
+fn sharedscripts() {
+    let scripts = "prerotate, true, endscript, postrotate, true, endscript";
+    let directives = format!("nocreate, sharedscripts, compress, {scripts}");
+    rotates(&directives, Style::Whole);
+}
+
+#[test]
+fn maxsize() {
+    rotates("daily, maxsize 1k, create", Style::Whole);
+}
+
+#[test]
+fn su() {
+    rotates("su root root, create, compress", Style::Whole);
 }
 
 /// Records that come in two writes: the begun one is carried over the cut.

@@ -341,3 +341,166 @@ fn without_room_for_its_line_a_log_is_cut_all_the_same() {
     w.put(&mut file, b"fresh\n");
     assert_eq!(w.cat(logs, b"a"), b"fresh\n");
 }
+
+#[test]
+fn without_a_writer_a_rename_is_no_cut() {
+    let (w, logs) = store_with(&[("keep", "2")]);
+    for name in [b"a".as_slice(), b"b", b"c"] {
+        let mut file = w.open(logs, name, APPEND);
+        w.put(&mut file, b"1\n");
+        w.close(file);
+        w.mv(logs, name, &[name, b".old"].concat());
+    }
+    assert_eq!(w.names(logs), ["a.old", "b.old", "c.old"]);
+    assert!(w.events().is_empty());
+}
+
+#[test]
+fn the_kernel_forgets_the_names_that_went() {
+    let (w, logs) = store_with(&[("keep", "2")]);
+    let mut file = w.open(logs, b"a", APPEND);
+    w.heard();
+    for name in [b"a.1", b"a.2"] {
+        w.put(&mut file, b"1\n");
+        w.mv(logs, b"a", name);
+    }
+    assert_eq!(w.names(logs), ["a.2"]);
+    assert_eq!(w.heard(), [Notice::InvalidateEntry(logs, b"a.1".to_vec())]);
+    w.put(&mut file, b"1\n");
+    w.store.rotate(&ROOT_USER, logs, b"a").unwrap();
+    let heard = w.heard();
+    assert!(heard.contains(&Notice::InvalidateEntry(logs, b"a".to_vec())));
+    assert!(heard.contains(&Notice::InvalidateEntry(logs, b"a.2".to_vec())));
+}
+
+#[test]
+fn records_are_counted_anew_when_the_settings_change() {
+    let (w, logs) = store_with(&[("roll-lines", "5")]);
+    let mut file = w.open(logs, b"a", APPEND);
+    w.put(&mut file, b"1\n2\n3\n");
+    w.set(logs, "roll-lines", b"0");
+    w.ftruncate(file, 0).unwrap();
+    w.put(&mut file, b"one long record\n");
+    w.set(logs, "roll-lines", b"3");
+    w.put(&mut file, b"2\n");
+    assert!(w.exists(logs, b"a"));
+    w.put(&mut file, b"3\n");
+    assert!(!w.exists(logs, b"a"));
+}
+
+#[test]
+fn what_is_no_file_is_no_segment() {
+    let (w, logs) = store_with(&[("keep", "1")]);
+    let mut file = w.open(logs, b"a", APPEND);
+    w.put(&mut file, b"1\n");
+    w.store.unlink(&ROOT_USER, logs, b"a").unwrap();
+    w.store.symlink(&ROOT_USER, logs, b"a", b"nowhere").unwrap();
+    w.mv(logs, b"a", b"link");
+    w.put(&mut file, b"2\n");
+    w.mv(logs, b"a", b"gone");
+    assert_eq!(w.names(logs), ["link"]);
+    w.put(&mut file, b"3\n");
+    assert_eq!(w.cat(logs, b"a"), b"3\n");
+}
+
+#[test]
+fn keep_leaves_alone_what_somebody_gave_a_second_name() {
+    let (w, logs) = store_with(&[("keep", "2")]);
+    let mine = w.dir(b"mine", b"plain");
+    let mut file = w.open(logs, b"a", APPEND);
+    w.put(&mut file, b"1\n");
+    w.mv(logs, b"a", b"a.1");
+    let segment = w.attr(logs, b"a.1").ino;
+    w.store.link(&ROOT_USER, segment, mine, b"kept").unwrap();
+    for name in [b"a.2", b"a.3"] {
+        w.put(&mut file, b"2\n");
+        w.mv(logs, b"a", name);
+    }
+    assert_eq!(w.names(logs), ["a.1", "a.3"]);
+    assert_eq!(w.names(mine), ["kept"]);
+}
+
+#[test]
+fn a_segment_that_was_removed_while_open_does_not_count() {
+    let (w, logs) = store_with(&[("keep", "3")]);
+    let mut file = w.open(logs, b"a", APPEND);
+    for name in [b"a.1", b"a.2", b"a.3"] {
+        w.put(&mut file, b"x\n");
+        w.mv(logs, b"a", name);
+    }
+    assert_eq!(w.names(logs), ["a.2", "a.3"]);
+    let reader = w.open(logs, b"a.3", READ);
+    w.store.unlink(&ROOT_USER, logs, b"a.3").unwrap();
+    w.put(&mut file, b"x\n");
+    w.mv(logs, b"a", b"a.4");
+    assert_eq!(w.names(logs), ["a.2", "a.4"]);
+    assert_eq!(w.read(reader, 0, 10), b"x\n");
+    w.close(reader);
+}
+
+#[test]
+fn an_append_goes_through_where_a_segment_can_have_no_name() {
+    let (w, logs) = store_with(&[("roll-lines", "1")]);
+    let long = [b'n'; 250];
+    let mut file = w.open(logs, &long, APPEND);
+    w.put(&mut file, b"1\n2\n3\n");
+    w.put(&mut file, b"4\n");
+    assert_eq!(w.cat(logs, &long), b"1\n2\n3\n4\n");
+    w.set(logs, "roll-name", b"%n");
+    let mut file = w.open(logs, b"same", APPEND);
+    w.put(&mut file, b"1\n2\n");
+    assert_eq!(w.cat(logs, b"same.1"), b"1\n");
+    assert_eq!(w.cat(logs, b"same.2"), b"2\n");
+}
+
+#[test]
+fn an_old_date_is_no_obstacle() {
+    let (w, logs) = store_with(&[("roll", "day")]);
+    let mut file = w.open(logs, b"a", APPEND);
+    w.put(&mut file, b"1\n");
+    let set = SetAttr {
+        mtime: Some(SetTime::At(Timestamp::from_secs(-400_000_000_000))),
+        ..SetAttr::default()
+    };
+    let ino = w.attr(logs, b"a").ino;
+    w.store.setattr(&ROOT_USER, ino, None, &set).unwrap();
+    w.put(&mut file, b"2\n");
+    assert_eq!(w.cat(logs, b"a.19700101"), b"1\n");
+    assert_eq!(w.cat(logs, b"a"), b"2\n");
+}
+
+#[test]
+fn no_handle_of_before_can_change_a_segment() {
+    let (w, logs) = store_with(&[("roll-lines", "1"), ("roll-name", "%n.old")]);
+    let mut other = w.open(logs, b"a.old", APPEND);
+    w.store.unlink(&ROOT_USER, logs, b"a.old").unwrap();
+    let mut file = w.open(logs, b"a", APPEND);
+    w.put(&mut file, b"1\n");
+    assert_eq!(w.cat(logs, b"a.old.1"), b"1\n");
+    w.put(&mut other, b"mine\n");
+    assert_eq!(w.cat(logs, b"a.old.1"), b"1\n");
+}
+
+#[test]
+fn without_records_a_full_log_takes_one_write_more() {
+    let (w, logs) = store_with(&[
+        ("record", "none"),
+        ("roll-size", "4"),
+        ("header", "a long first line"),
+        ("roll-name", "%n.old"),
+    ]);
+    let mut file = w.open(logs, b"a", APPEND);
+    w.put(&mut file, b"123456");
+    assert_eq!(w.cat(logs, b"a.old"), b"a long first line123456");
+    assert_eq!(w.names(logs), ["a.old"]);
+}
+
+#[test]
+fn records_that_end_with_nul_are_counted_right() {
+    let (w, logs) = store_with(&[("record", "\\0"), ("roll-lines", "3"), ("header", "head")]);
+    let mut file = w.open(logs, b"a", APPEND);
+    w.put(&mut file, b"1\x002\0");
+    assert_eq!(w.cat(logs, b"a"), b"head\x001\x002\0");
+    w.put(&mut file, b"3\0");
+    assert!(!w.exists(logs, b"a"));
+}
