@@ -164,7 +164,7 @@ impl<D: Device> Store<D> {
                 self.confirm(&*self.walk.of(&*self.cask, &inode)?, lsn, handle.flags.sync)?;
                 return Ok(len);
             }
-            Kind::Log(log) => self.append(caller, &handle, log, offset, data)?,
+            Kind::Log(log) => self.write_log(caller, &handle, log, offset, data)?,
             Kind::Value(draft) => self.write_value(caller, &handle, draft, offset, data)?,
             Kind::Rotate(dir) => self.rotate_all(caller, *dir, data)?,
             Kind::Events => not_behind(handle.ino)?,
@@ -183,6 +183,7 @@ impl<D: Device> Store<D> {
             Kind::Value(draft) if draft.is_dirty() && !self.fate.is_killed(caller.tid) => {
                 self.save_value(&handle, draft).map(drop)
             }
+            Kind::Log(log) => self.push(caller, &handle, log),
             _ => Ok(()),
         }
     }
@@ -206,10 +207,12 @@ impl<D: Device> Store<D> {
     /// # Errors
     /// Those of writing.
     pub fn fsync(&self, _ino: Number, fh: u64, _data_only: bool) -> Result<()> {
-        if let Ok(handle) = self.handles.get(fh)
-            && let Kind::Value(draft) = &handle.kind
-        {
-            self.save_value(&handle, draft)?;
+        if let Ok(handle) = self.handles.get(fh) {
+            match &handle.kind {
+                Kind::Value(draft) => drop(self.save_value(&handle, draft)?),
+                Kind::Log(log) => self.push(&NOBODY, &handle, log)?,
+                _ => {}
+            }
         }
         if self.cask.read_only().is_some() {
             return Ok(());
@@ -299,7 +302,11 @@ impl<D: Device> Store<D> {
             // cache would be given zeros behind the true end until the size is asked for again.
             direct_io: mode != Mode::Plain || !matches!(kind, Kind::Plain),
             keep_cache: mode == Mode::Plain,
-            no_flush: !(flags.write && matches!(kind, Kind::Value(_))),
+            no_flush: match &kind {
+                Kind::Value(_) => !flags.write,
+                Kind::Log(log) => !self.assembles(log),
+                _ => true,
+            },
         };
         self.handles.insert(Handle {
             fh,

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::binding::Tie;
 use super::value::Draft;
@@ -39,6 +39,8 @@ pub struct LogHandle {
     pub position: AtomicU64,
     /// It has read, so its inode is kept for it when the last name goes.
     pub reads: AtomicBool,
+    /// With `assemble=1`: what it has written of a record that is not whole yet.
+    pub begun: Mutex<Vec<u8>>,
 }
 
 /// An open file.

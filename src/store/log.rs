@@ -9,13 +9,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+
 use super::binding::{Binding, Name, Predecessor, Tie};
 use super::cut::{Cut, Itself};
 use super::due::{self, Room};
 use super::events::{self, Cause, Event};
 use super::handle::{Handle, Kind, LogHandle};
 use super::settings::{Effective, Mode};
-use super::{Opened, Store, walk};
+use super::{NOBODY, Opened, Store, walk};
 use crate::cask::{Class, Lsn, Read, Tx};
 use crate::clock::Timestamp;
 use crate::device::Device;
@@ -25,6 +27,7 @@ use crate::format::key::Number;
 use crate::fs::inode::{Inode, load, save};
 use crate::fs::xattr::{self, SetMode};
 use crate::fs::{Caller, NewFile, OpenFlags, Place, data, namespace, segment};
+use crate::limits::CARRY_MAX;
 
 /// From this many bytes on, data is put in its place before its operation is logged.
 pub const STAGE_MIN: usize = 64 << 10;
@@ -250,12 +253,82 @@ impl<D: Device> Store<D> {
             tie,
             position: AtomicU64::new(position),
             reads: AtomicBool::new(false),
+            begun: Mutex::default(),
         });
         self.opened(inode.number, flags, kind, Mode::Log)
     }
 
+    /// A write to a log: an append, or, with `assemble=1`, an append of the records that it completes.
+    pub(super) fn write_log(
+        &self,
+        caller: &Caller,
+        handle: &Handle,
+        log: &LogHandle,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<()> {
+        let settings = self.settings_of(&log.tie.binding())?;
+        let delimiter = settings.record.filter(|_| settings.assemble);
+        let mut begun = log.begun.lock();
+        let position = log.position.load(Ordering::Acquire);
+        let goes_on = handle.flags.append || offset == position;
+        let Some(delimiter) = delimiter.filter(|_| goes_on) else {
+            self.push_begun(caller, handle, log, &mut begun)?;
+            return self.append(caller, handle, log, offset, data);
+        };
+        let end = offset.saturating_add(data.len() as u64);
+        // One that is too long to be carried over a cut is not kept back either.
+        let whole = match data.iter().rposition(|byte| *byte == delimiter) {
+            Some(last) => last + 1,
+            None if begun.len() + data.len() > CARRY_MAX => data.len(),
+            None => 0,
+        };
+        let (records, rest) = data.split_at_checked(whole).unwrap_or((data, &[]));
+        match (records, begun.is_empty()) {
+            ([], _) => {}
+            (records, true) => self.append(caller, handle, log, offset, records)?,
+            (records, false) => {
+                // What is kept back was never at its place, so this goes on where that began.
+                let records = [begun.as_slice(), records].concat();
+                self.append(caller, handle, log, position, &records)?;
+                begun.clear();
+            }
+        }
+        begun.extend_from_slice(rest);
+        log.position.store(end, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether records that come in pieces are kept back, so that closing owes something.
+    pub(super) fn assembles(&self, log: &LogHandle) -> bool {
+        let settings = self.settings_of(&log.tie.binding());
+        settings.is_ok_and(|settings| settings.assemble)
+    }
+
+    /// Appends what a handle has begun, as it is: its writer closes or asks for it to be durable.
+    pub(super) fn push(&self, caller: &Caller, handle: &Handle, log: &LogHandle) -> Result<()> {
+        self.push_begun(caller, handle, log, &mut log.begun.lock())
+    }
+
+    fn push_begun(
+        &self,
+        caller: &Caller,
+        handle: &Handle,
+        log: &LogHandle,
+        begun: &mut Vec<u8>,
+    ) -> Result<()> {
+        if begun.is_empty() {
+            return Ok(());
+        }
+        let position = log.position.load(Ordering::Acquire);
+        self.append(caller, handle, log, position, begun)?;
+        log.position.store(position, Ordering::Release);
+        begun.clear();
+        Ok(())
+    }
+
     /// Appends `data`, after a gap of zeros if the handle has sought forward.
-    pub(super) fn append(
+    fn append(
         &self,
         caller: &Caller,
         handle: &Handle,
@@ -516,11 +589,13 @@ impl<D: Device> Store<D> {
 
     /// Unbinds a handle.
     pub(super) fn release_log(&self, handle: &Handle, log: &LogHandle) -> Result<()> {
+        let pushed = self.push(&NOBODY, handle, log);
         let nameless = self.bindings.unbind(&log.tie);
         if log.reads.load(Ordering::Acquire) {
             self.let_go(handle.ino)?;
         }
-        nameless.map_or(Ok(()), |ino| self.let_go(ino))
+        nameless.map_or(Ok(()), |ino| self.let_go(ino))?;
+        pushed
     }
 
     /// The settings in force for what is written under a name.

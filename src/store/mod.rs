@@ -3,8 +3,9 @@
 //!
 //! Every operation is one transaction of the cask, which serialises them; the tables in memory
 //! (bindings of log names, absences) are changed inside transactions only, so they always agree with
-//! the names and contents they speak of. Locks: [`binding::Binding::gate`] and a draft's lock are
-//! taken around a transaction, all others are leaves taken within one.
+//! the names and contents they speak of. Locks: what a log's handle has begun, then
+//! [`binding::Binding::gate`], and a draft's lock are taken around a transaction, all others are leaves
+//! taken within one.
 
 mod absence;
 mod attrs;

@@ -89,7 +89,7 @@ static TABLE: &[Setting] = &[
         "none, or a line", "first line of each new segment"),
     setting!("wipe", "0", false, |v| one_of(v, BOOL),
         "0, 1", "1: freed blocks are overwritten"),
-    setting!("assemble", "0", false, |v| one_of(v, BOOL),
+    setting!("assemble", "0", true, |v| one_of(v, BOOL),
         "0, 1", "1: a record that comes in pieces is appended whole"),
     setting!("columns", "none", false, columns,
         "none, or name:TYPE,name:TYPE(n),...", "the columns of a table"),
@@ -246,6 +246,8 @@ pub struct Effective {
     pub keep: Option<u64>,
     /// The first line of each new segment, without what ends it.
     pub header: Option<Arc<[u8]>>,
+    /// A record that comes in pieces is appended when it is whole.
+    pub assemble: bool,
 }
 
 impl Default for Effective {
@@ -262,6 +264,7 @@ impl Default for Effective {
             roll_size: 0,
             keep: None,
             header: None,
+            assemble: false,
         }
     }
 }
@@ -285,6 +288,7 @@ impl Effective {
             (b"roll-lines", text) => self.roll_lines = count(text).unwrap_or(self.roll_lines),
             (b"roll-size", text) => self.roll_size = size(text).unwrap_or(self.roll_size),
             (b"keep", text) => self.keep = keep(text).unwrap_or(self.keep),
+            (b"assemble", "0" | "1") => self.assemble = text == "1",
             (b"header", "none") => self.header = None,
             (b"header", text) => self.header = Some(text.as_bytes().into()),
             _ => {}

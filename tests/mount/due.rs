@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -217,4 +217,45 @@ fn a_header_is_the_first_line_of_every_segment() {
         let text = fs::read_to_string(cask.path(format!("logs/a.{count}"))).unwrap();
         assert_eq!(text, "time|who\n1|me\n");
     }
+}
+
+/// Block-buffered writers of one log, as with stdio: their writes end inside records.
+#[test]
+fn with_assemble_buffered_writers_share_a_log_that_is_cut() {
+    let Some(mut cask) = Cask::mounted() else {
+        return;
+    };
+    cask.set("logs", "assemble=1");
+    let log = cask.path("logs/a.log");
+    let mut files = Vec::new();
+    thread::scope(|scope| {
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let log = &log;
+                scope.spawn(move || {
+                    let file = File::options().create(true).append(true).open(log).unwrap();
+                    let mut file = BufWriter::with_capacity(4096, file);
+                    for number in 0..RECORDS {
+                        writeln!(file, "{writer} {number} {:-<40}", "").unwrap();
+                    }
+                    file.flush().unwrap();
+                })
+            })
+            .collect();
+        while writers.iter().any(|writer| !writer.is_finished()) {
+            let to = cask.path(format!("logs/a.{:04}", files.len()));
+            // Nothing may have been written since the last cut.
+            if thread::scope(|scope| scope.spawn(|| fs::rename(&log, &to)).join().unwrap()).is_ok()
+            {
+                files.push(to);
+            }
+        }
+    });
+    if log.exists() {
+        files.push(log);
+    }
+    assert!(files.len() > 10, "{} files", files.len());
+    hold_all(&files);
+    cask.unmount();
+    cask.fsck();
 }

@@ -20,6 +20,7 @@ mod badinput;
 mod bounds;
 mod due;
 mod kill9;
+mod latency;
 mod posix;
 mod programs;
 mod rotate;

@@ -250,3 +250,50 @@ fn one_life_of_flush_and_sync() {
     let stats = w.store.cask().stats();
     assert_eq!(stats.durable_lsn, stats.lsn);
 }
+
+#[test]
+fn with_assemble_records_in_pieces_do_not_interleave() {
+    let w = World::new();
+    let logs = w.dir(b"logs", b"log");
+    w.set(logs, "assemble", b"1");
+    let (mut one, mut two) = (w.open(logs, b"a", APPEND), w.open(logs, b"a", WRITE));
+    w.put(&mut one, b"1 beg");
+    w.put(&mut two, b"2 whole\n2 beg");
+    assert_eq!(w.cat(logs, b"a"), b"2 whole\n");
+    w.mv(logs, b"a", b"a.1");
+    w.put(&mut one, b"un\n1 more\n1 last");
+    w.put(&mut two, b"un");
+    w.put(&mut two, b", too\n");
+    assert_eq!(w.cat(logs, b"a.1"), b"2 whole\n");
+    let text = b"1 begun\n1 more\n2 begun, too\n";
+    assert_eq!(w.cat(logs, b"a"), text);
+    // Closing and syncing leave nothing behind.
+    w.close(one);
+    assert_eq!(w.cat(logs, b"a"), [text.as_slice(), b"1 last"].concat());
+    w.put(&mut two, b"x");
+    w.store.fsync(two.ino, two.fh, false).unwrap();
+    assert_eq!(w.cat(logs, b"a"), [text.as_slice(), b"1 lastx"].concat());
+}
+
+#[test]
+fn what_is_kept_back_is_bounded_and_goes_when_the_setting_does() {
+    let w = World::new();
+    let logs = w.dir(b"logs", b"log");
+    w.set(logs, "assemble", b"1");
+    let mut file = w.open(logs, b"a", WRITE);
+    let half = vec![b'x'; 600 << 10];
+    w.put(&mut file, &half);
+    assert_eq!(w.attr(logs, b"a").size, 0);
+    w.put(&mut file, &half);
+    assert_eq!(w.attr(logs, b"a").size, 1200 << 10);
+    w.put(&mut file, b"begun");
+    w.set(logs, "assemble", b"0");
+    w.put(&mut file, b" and ended");
+    assert_eq!(w.attr(logs, b"a").size, (1200 << 10) + 15);
+    w.set(logs, "assemble", b"1");
+    w.put(&mut file, b"kept");
+    // Of a seek nothing is kept.
+    file.at += 10;
+    w.put(&mut file, b"after a hole");
+    assert_eq!(w.attr(logs, b"a").size, (1200 << 10) + 15 + 4 + 10 + 12);
+}
