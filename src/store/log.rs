@@ -274,6 +274,8 @@ impl<D: Device> Store<D> {
         let goes_on = handle.flags.append || offset == position;
         let Some(delimiter) = delimiter.filter(|_| goes_on) else {
             self.push_begun(caller, handle, log, &mut begun)?;
+            // Those who share a handle wait for the disk together, not for each other.
+            drop(begun);
             return self.append(caller, handle, log, offset, data);
         };
         let end = offset.saturating_add(data.len() as u64);
