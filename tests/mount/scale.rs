@@ -3,7 +3,7 @@
 //! `CASKFS_SCALE` (20,000) sessions of 200 bytes made through the mount. The bounds: 600 bytes on
 //! disk a session (plus what an empty cask takes, below a million), 256 MiB of memory at the peak,
 //! half a second to mount after kill -9, and a lookup that costs at most 1.5 times that among
-//! 10,000: the median over pairs of turns in the same run, with the kernel's dentries dropped.
+//! 10,000, measured in turns in the same run with the kernel's dentries dropped.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -89,7 +89,7 @@ fn a_million_sessions() {
 
     let mut dice = Dice::new(setting("CASKFS_SEED", 1));
     let (mut among_few, mut among_many) = (Vec::new(), Vec::new());
-    for turn in 0..180 {
+    for turn in 0..24 {
         let (small, large) = if turn % 2 == 0 {
             let small = lookup(&few, FEW, &mut dice);
             (small, lookup(&many, count, &mut dice))
@@ -97,20 +97,12 @@ fn a_million_sessions() {
             let large = lookup(&many, count, &mut dice);
             (lookup(&few, FEW, &mut dice), large)
         };
-        // Meanwhile the pages that are asked for most have come into memory: as many look-ups as
-        // would find each page of the directory four times.
-        if turn >= 100 {
+        // The first turns warm the daemon's own cache.
+        if turn >= 4 {
             among_few.push(small);
             among_many.push(large);
         }
     }
-    // The two of a turn met the same machine, whatever else it did and wherever it ran them.
-    let pairs = among_few.iter().zip(&among_many);
-    let mut ratios: Vec<f64> = pairs
-        .map(|(small, large)| large.as_secs_f64() / small.as_secs_f64())
-        .collect();
-    ratios.sort_by(f64::total_cmp);
-    let ratio = ratios[ratios.len() / 2];
     let (small, large) = (median(among_few), median(among_many));
 
     // Killed with a log full of fresh work.
@@ -142,7 +134,7 @@ fn a_million_sessions() {
     };
     println!(
         "{count} sessions of 200 bytes in {took:.1?} ({:.0}/s): {disk} bytes on disk ({} empty), {resident} KiB resident at the peak, \
-         mounts after kill -9 {mounts:.0?}, lookup {large:.2?} against {small:.2?} among {FEW}, ratio {ratio:.2}",
+         mounts after kill -9 {mounts:.0?}, lookup {large:.2?} against {small:.2?} among {FEW}",
         count as f64 / took.as_secs_f64(),
         empty
     );
@@ -157,7 +149,7 @@ fn a_million_sessions() {
         "mounting after kill -9 takes too long"
     );
     assert!(
-        ratio <= 1.5,
-        "a lookup among {count} costs {ratio:.2} times that among {FEW}"
+        large.as_secs_f64() <= 1.5 * small.as_secs_f64(),
+        "a lookup among {count} costs {large:?}, among {FEW} {small:?}"
     );
 }
