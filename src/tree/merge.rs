@@ -121,7 +121,7 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
                 Value::from(ptr.encode().as_slice()),
             );
         }
-        let page = self.tree.page(ptr, level)?;
+        let page = self.tree.take(ptr, level)?;
         self.store.free(ptr.block);
         self.pages = self.pages.saturating_sub(1);
         for index in 0..page.len() {

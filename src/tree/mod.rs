@@ -5,6 +5,7 @@
 //! Invariant: every page that comes from the device is checked against the checksum that its parent
 //! holds before any byte of it is believed.
 
+mod cache;
 mod cursor;
 mod merge;
 
@@ -14,7 +15,7 @@ pub use merge::{Edit, PageStore, merge};
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-use quick_cache::sync::Cache;
+use cache::PageCache;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -27,10 +28,6 @@ pub type Value = Arc<[u8]>;
 
 /// Deepest tree that is believed: 32 levels of at least two children hold 2³² pages.
 const MAX_HEIGHT: u32 = 32;
-
-/// Bytes that a page in memory takes beside its own, about: its index and links, and its places in
-/// the tables of the cache.
-const PAGE_OVERHEAD: usize = 384;
 
 /// A version of the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +84,7 @@ impl Node {
 pub struct Tree<D> {
     device: Arc<D>,
     geometry: Geometry,
-    cache: Cache<u64, Arc<Node>>,
+    cache: PageCache,
     /// Pages that a tree may have for its inner pages to be linked: these then take no more memory
     /// than the cache.
     linked_pages: u64,
@@ -96,11 +93,10 @@ pub struct Tree<D> {
 impl<D: Device> Tree<D> {
     /// A reader that keeps about `cache_bytes` of pages.
     pub fn new(device: Arc<D>, geometry: Geometry, cache_bytes: usize) -> Self {
-        let pages = (cache_bytes / (geometry.block_len() + PAGE_OVERHEAD)).max(4);
         Self {
             device,
             geometry,
-            cache: Cache::new(pages),
+            cache: PageCache::new(geometry.block_len(), cache_bytes),
             linked_pages: (cache_bytes / (2 * (CELL_OVERHEAD + CHILD_LEN))) as u64,
         }
     }
@@ -110,10 +106,25 @@ impl<D: Device> Tree<D> {
     /// # Errors
     /// [`Error::Corrupt`] when the page does not verify; I/O errors.
     pub fn page(&self, ptr: PagePtr, level: u8) -> Result<Arc<Node>> {
-        if let Some(page) = self.cache.get(&ptr.block) {
+        if let Some(page) = self.cache.get(ptr.block) {
             page.hasten();
             return Ok(page);
         }
+        let page = self.read(ptr, level)?;
+        self.cache.insert(ptr.block, Arc::clone(&page));
+        Ok(page)
+    }
+
+    /// The page that a reference names, for the last time: a merge takes what it holds further.
+    /// Otherwise the old pages, in use as they are, would keep the new ones out of the cache.
+    fn take(&self, ptr: PagePtr, level: u8) -> Result<Arc<Node>> {
+        match self.cache.remove(ptr.block) {
+            Some(page) => Ok(page),
+            None => self.read(ptr, level),
+        }
+    }
+
+    fn read(&self, ptr: PagePtr, level: u8) -> Result<Arc<Node>> {
         let offset = self.geometry.offset(ptr.block);
         if ptr.block < self.geometry.first_block() {
             return Err(Error::corrupt(
@@ -131,19 +142,17 @@ impl<D: Device> Tree<D> {
                 offset,
             ));
         }
-        let page = Node::new(Page::parse(bytes, ptr.block, offset, level)?);
-        self.cache.insert(ptr.block, Arc::clone(&page));
-        Ok(page)
+        Ok(Node::new(Page::parse(bytes, ptr.block, offset, level)?))
     }
 
     /// Keeps a page just written.
     pub fn remember(&self, block: u64, page: Page) {
-        self.cache.insert(block, Node::new(page));
+        self.cache.replace(block, Node::new(page));
     }
 
     /// Forgets a block that is no page any more.
     pub fn forget(&self, block: u64) {
-        self.cache.remove(&block);
+        self.cache.remove(block);
     }
 
     /// The item under `key`.
