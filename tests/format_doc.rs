@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::mem::{offset_of, size_of};
 
-use caskfs::format::item::{EventsRecord, InodeRecord, SegmentRecord};
+use caskfs::format::item::{ArrivalsRecord, EventsRecord, InodeRecord, MarkRecord, SegmentRecord};
 use caskfs::format::superblock::SuperblockRecord;
 use caskfs::format::wal::FrameRecord;
 
@@ -52,6 +52,8 @@ fn the_tables_are_the_structs() {
             reserved),
         layout!(SegmentRecord: log base count),
         layout!(EventsRecord: content size mtime),
+        layout!(ArrivalsRecord: content),
+        layout!(MarkRecord: file before),
         layout!(FrameRecord: magic len lsn generation unconfirmed records previous digest),
     ];
     let tables = tables();

@@ -93,6 +93,8 @@ impl From<TimeRecord> for Timestamp {
 pub const FLAG_SPARSE: u32 = 1;
 /// The file has extended attributes.
 pub const FLAG_XATTR: u32 = 2;
+/// The file is a log, or was one, whose bytes have their places in its directory's order of arrival.
+pub const FLAG_ORDERED: u32 = 4;
 
 /// An inode as it is stored: 112 bytes.
 #[derive(
@@ -313,4 +315,42 @@ impl EventsRecord {
         Self::read_from_bytes(bytes)
             .map_err(|_| Error::corrupt("a record of rolls of the wrong length", 0))
     }
+}
+
+/// A part of a directory's order of arrival.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct ArrivalsRecord {
+    /// The number under which its marks stand.
+    pub content: U64,
+}
+
+impl ArrivalsRecord {
+    /// Decodes the item.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the length is wrong.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        Self::read_from_bytes(bytes)
+            .map_err(|_| Error::corrupt("a part of an order of arrival of the wrong length", 0))
+    }
+}
+
+/// A change of writers in an order of arrival.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct MarkRecord {
+    /// The file that is appended to from here on; never 0.
+    pub file: U64,
+    /// Where the file of the mark before ended then.
+    pub before: U64,
+}
+
+impl MarkRecord {
+    /// Bytes of a mark.
+    pub const LEN: usize = size_of::<Self>();
 }

@@ -33,6 +33,8 @@ pub enum Kind {
     Segment = 7,
     /// Number 0 only, offset 0: the record of rolls.
     Events = 8,
+    /// A part of a directory's order of arrival; offset is its place in the order, from 1.
+    Arrivals = 9,
 }
 
 impl Kind {
@@ -47,6 +49,7 @@ impl Kind {
             6 => Self::Ttl,
             7 => Self::Segment,
             8 => Self::Events,
+            9 => Self::Arrivals,
             _ => return None,
         })
     }

@@ -4,6 +4,7 @@
 //! into one record; [`Fs`] is the plain filesystem: each of its operations is one transaction, and
 //! answers with the operation's number for whoever must wait for it.
 
+pub mod arrivals;
 pub mod data;
 mod directory;
 pub mod inode;

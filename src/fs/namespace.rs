@@ -4,6 +4,7 @@
 //! a directory 2 and one for each directory in it); `parent` and `name_hash` of an inode lead to the
 //! name it was given last; an inode without a name is listed as an orphan.
 
+use super::arrivals;
 use super::directory::{insert, remove};
 use super::inode::{Inode, SET_GID, load, load_dir, new_inode, save};
 use super::segment;
@@ -226,8 +227,9 @@ fn abandon<D: Device>(
 fn erase<D: Device>(tx: &mut Tx<'_, D>, inode: &Inode) -> Result<()> {
     tx.del(Key::inode(inode.number));
     segment::forget(tx, inode);
-    if !inode.is_dir() {
-        tx.drop_content(inode.content);
+    match inode.is_dir() {
+        true => arrivals::forget(tx, inode.number)?,
+        false => tx.drop_content(inode.content),
     }
     for key in super::xattr::keys(tx, inode)? {
         tx.del(key);

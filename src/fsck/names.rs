@@ -7,7 +7,7 @@ use crate::cask::{Cask, Read};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::item::{
-    DirentRecord, EventsRecord, FLAG_XATTR, InodeRecord, SegmentRecord, XattrRecord,
+    ArrivalsRecord, DirentRecord, EventsRecord, FLAG_XATTR, InodeRecord, SegmentRecord, XattrRecord,
 };
 use crate::format::key::{INDEX, Number, ROOT};
 use crate::format::{FileKind, Key, Kind};
@@ -37,7 +37,7 @@ pub(super) fn check<D: Device>(cask: &Cask<D>, report: &mut Report) -> Result<()
         inodes: HashMap::new(),
         contents: HashMap::new(),
     };
-    let last = Key::new(u64::MAX, Kind::Events, u64::MAX);
+    let last = Key::new(u64::MAX, Kind::Arrivals, u64::MAX);
     // Inodes first, so that names can come before what they name.
     for pass in [Kind::Inode, Kind::Dirent] {
         let read = cask.scan(Key::new(0, Kind::Inode, 0), last, &mut |key, value| {
@@ -80,6 +80,7 @@ impl<D: Device> Names<'_, D> {
             (Kind::Dirent, Kind::Dirent) => self.entries(key, value),
             (Kind::Dirent, Kind::Segment) => self.segment(key, value),
             (Kind::Inode, Kind::Events) => self.events(value),
+            (Kind::Inode, Kind::Arrivals) => self.arrivals(key, value),
             (Kind::Dirent, Kind::Xattr) => self.attributes(key, value),
             (Kind::Dirent, Kind::Data) => self.content(key),
             (Kind::Dirent, Kind::Orphan) => match self.inodes.get_mut(&key.offset) {
@@ -240,6 +241,27 @@ impl<D: Device> Names<'_, D> {
                 self.contents.insert(record.content.get(), found);
             }
             Err(error) => self.error("events", error.to_string()),
+        }
+    }
+
+    /// A part of an order of arrival. Its inode comes before it.
+    fn arrivals(&mut self, key: Key, value: &[u8]) {
+        let dir = key.number;
+        let directory = self.inodes.get(&dir);
+        if directory.is_none_or(|inode| inode.kind != FileKind::Directory) {
+            let text = format!("inode {dir} has an order of arrival, but is no directory");
+            self.error("arrivals", text);
+        }
+        match ArrivalsRecord::decode(value) {
+            // Where its marks end is known by reading them only.
+            Ok(record) => {
+                let other = self.contents.insert(record.content.get(), (dir, u64::MAX));
+                if let Some((other, _)) = other {
+                    let text = format!("inodes {other} and {dir} claim the same content");
+                    self.error("content-shared", text);
+                }
+            }
+            Err(error) => self.error("arrivals", format!("directory {dir}: {error}")),
         }
     }
 

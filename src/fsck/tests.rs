@@ -155,6 +155,8 @@ fn segments_and_the_record_of_rolls_are_checked() {
     put(b"6\n7\n8\n9\n");
     store.unlink(&ME, 1, b"out").unwrap();
     put(b"10\n");
+    let (_, shared) = store.create(&ME, logs, b"acc_1", 0o644, flags).unwrap();
+    store.write(&ME, 0, shared.fh, 0, b"1\n").unwrap();
     let cask = store.cask();
     let findings = || {
         let report = check(&**cask, true, &mut |_| ()).unwrap();
@@ -204,5 +206,11 @@ fn segments_and_the_record_of_rolls_are_checked() {
     let events = Key::new(0, Kind::Events, 0);
     assert!(change(events, Some(b"short")).contains(&"events"));
     assert!(change(events, None).contains(&"content-orphan"));
+    let order = Key::new(logs, Kind::Arrivals, 1);
+    assert!(change(order, Some(b"short")).contains(&"arrivals"));
+    assert!(change(order, None).contains(&"content-orphan"));
+    let other = cask.get(&order).unwrap().unwrap();
+    let stray = Key::new(entry.attr.ino, Kind::Arrivals, 1);
+    assert_eq!(change(stray, Some(&other)), ["arrivals", "content-shared"]);
     assert_eq!(findings(), [""; 0]);
 }

@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
+use super::cat::table_of;
 use super::settings::Effective;
 use crate::format::key::Number;
 
@@ -135,6 +136,13 @@ impl Binding {
     /// The directory and the name.
     pub fn name(&self) -> Option<Name> {
         self.state.lock().name.clone()
+    }
+
+    /// The directory whose order of arrival its records have a place in.
+    pub fn ordered_in(&self) -> Option<Number> {
+        let state = self.state.lock();
+        let (dir, name) = state.name.as_ref()?;
+        table_of(name).and_then(|(_, shared)| shared.then_some(*dir))
     }
 
     /// Ties one more handle to it.

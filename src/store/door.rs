@@ -2,9 +2,10 @@
 //!
 //! Behind it stands `rotate`: names written to it, one a line, are logs of that directory to be
 //! rotated. A write that holds a NUL has its names ended by NULs instead, for names with newlines.
-//! Behind that of the root there is also `events`, the record of rolls. No name behind the door is in
-//! the container. Invariant: numbers of inodes in the container have the two highest bits clear, so
-//! that those bits tell what stands behind whose door.
+//! Where logs are kept there is also `cat`, a directory of tables, and behind the door of the root
+//! `events`, the record of rolls. No name behind the door is in the container. Invariant: numbers of
+//! inodes in the container have the two highest bits clear, so that those bits and the third tell what
+//! stands behind whose door.
 
 use super::events;
 use super::handle::Kind;
@@ -15,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::format::FileKind;
 use crate::format::key::{Number, ROOT};
 use crate::fs::inode::load_dir;
-use crate::fs::{Attr, Caller, DirEntry, OpenFlags};
+use crate::fs::{Attr, Caller, DirEntry, Inode, OpenFlags};
 
 /// The name every directory answers to but never lists.
 pub const DOOR: &[u8] = b".cask";
@@ -24,9 +25,13 @@ const ROTATE: &[u8] = b"rotate";
 
 /// The record of rolls behind the root's.
 const EVENTS: &[u8] = b"events";
+/// The directory of tables behind that of a directory of logs.
+const CAT: &[u8] = b"cat";
 
 const DOOR_BIT: Number = 1 << 63;
 const ROTATE_BIT: Number = 1 << 62;
+/// Numbers never get so high that this bit is theirs; a container that claims so has no tables.
+const TABLE_BIT: Number = 1 << 61;
 
 const FIXED: Error = Error::NotPermitted("what stands behind .cask is neither made nor changed");
 
@@ -39,17 +44,25 @@ pub enum Behind {
     Rotate(Number),
     /// The record of rolls.
     Events,
+    /// The directory of the tables of this directory.
+    Cat(Number),
+    /// The table with this number.
+    Table(Number),
 }
 
 impl Behind {
     /// What an inode number means, if it is not one of the container.
     pub fn of(ino: Number) -> Option<Self> {
         let dir = ino & !(DOOR_BIT | ROTATE_BIT);
-        match (ino & DOOR_BIT != 0, ino & ROTATE_BIT != 0) {
-            (true, false) => Some(Self::Door(dir)),
-            (true, true) => Some(Self::Rotate(dir)),
-            (false, true) => Some(Self::Events),
-            (false, false) => None,
+        let of_table = ino & !(DOOR_BIT | ROTATE_BIT | TABLE_BIT);
+        let bits = [DOOR_BIT, ROTATE_BIT, TABLE_BIT].map(|bit| ino & bit != 0);
+        match bits {
+            [true, false, _] => Some(Self::Door(dir)),
+            [true, true, false] => Some(Self::Rotate(dir)),
+            [true, true, true] => Some(Self::Table(of_table)),
+            [false, true, false] => Some(Self::Events),
+            [false, true, true] => Some(Self::Cat(of_table)),
+            [false, false, _] => None,
         }
     }
 
@@ -58,6 +71,8 @@ impl Behind {
             Self::Door(dir) => dir | DOOR_BIT,
             Self::Rotate(dir) => dir | DOOR_BIT | ROTATE_BIT,
             Self::Events => ROOT | ROTATE_BIT,
+            Self::Cat(dir) => dir | ROTATE_BIT | TABLE_BIT,
+            Self::Table(table) => table | DOOR_BIT | ROTATE_BIT | TABLE_BIT,
         }
     }
 }
@@ -88,8 +103,13 @@ impl<D: Device> Store<D> {
             (None, _) => return Ok(None),
             (Some(Behind::Door(dir)), ROTATE) => Behind::Rotate(dir),
             (Some(Behind::Door(ROOT)), EVENTS) => Behind::Events,
+            (Some(Behind::Door(dir)), CAT) if self.has_cat(dir)? => Behind::Cat(dir),
             (Some(Behind::Door(_)), _) => return Err(Error::NotFound),
-            (Some(Behind::Rotate(_) | Behind::Events), _) => return Err(Error::NotDirectory),
+            (Some(Behind::Cat(dir)), table) => {
+                self.files_of(dir, table)?;
+                Behind::Table(self.tables.number(dir, table))
+            }
+            (Some(_), _) => return Err(Error::NotDirectory),
         };
         self.entry_behind(found).map(Some)
     }
@@ -98,8 +118,9 @@ impl<D: Device> Store<D> {
     /// who may write there may write to its control file.
     pub(super) fn entry_behind(&self, what: Behind) -> Result<Entry> {
         let dir = match what {
-            Behind::Door(dir) | Behind::Rotate(dir) => dir,
+            Behind::Door(dir) | Behind::Rotate(dir) | Behind::Cat(dir) => dir,
             Behind::Events => ROOT,
+            Behind::Table(table) => return self.entry_of_table(table),
         };
         let inode = load_dir(&*self.cask, dir)?;
         let events = match what {
@@ -110,8 +131,8 @@ impl<D: Device> Store<D> {
         let mtime = events.map_or(inode.ctime, |events| events.mtime.into());
         let (kind, perm, nlink) = match what {
             Behind::Events => (FileKind::Regular, inode.perm() & 0o444, 1),
-            Behind::Door(_) => (FileKind::Directory, inode.perm() & 0o555, 2),
-            Behind::Rotate(_) => (FileKind::Regular, inode.perm() & 0o222, 1),
+            Behind::Door(_) | Behind::Cat(_) => (FileKind::Directory, inode.perm() & 0o555, 2),
+            Behind::Rotate(_) | Behind::Table(_) => (FileKind::Regular, inode.perm() & 0o222, 1),
         };
         let attr = Attr {
             ino: what.number(),
@@ -134,15 +155,68 @@ impl<D: Device> Store<D> {
         })
     }
 
+    /// What is told of a table: as large as all its files, and to be read by who may read all of them.
+    fn entry_of_table(&self, number: Number) -> Result<Entry> {
+        let (dir, table) = self.tables.named(number)?;
+        let files = self.files_of(dir, &table)?;
+        let last = files.last().ok_or(Error::NotFound)?;
+        let size = files.iter().map(|inode| inode.size).sum::<u64>();
+        let common = |of: fn(&Inode) -> u32| {
+            let first = of(last);
+            files
+                .iter()
+                .all(|inode| of(inode) == first)
+                .then_some(first)
+        };
+        let perm = files.iter().fold(0o444, |perm, inode| perm & inode.perm());
+        // Whoever owns not all of them is one of the others.
+        let (uid, gid) = (common(|inode| inode.uid), common(|inode| inode.gid));
+        let others = if perm & 0o004 != 0 { 0o444 } else { 0 };
+        let perm = match (uid, gid) {
+            (Some(_), Some(_)) => perm,
+            (Some(_), None) => perm & 0o400 | others,
+            (None, Some(_)) => perm & 0o040 | others,
+            (None, None) => others,
+        };
+        let attr = Attr {
+            ino: Behind::Table(number).number(),
+            kind: FileKind::Regular,
+            perm,
+            nlink: 1,
+            uid: uid.unwrap_or(0),
+            gid: gid.unwrap_or(0),
+            rdev: 0,
+            size,
+            blocks: size.div_ceil(512),
+            atime: last.mtime,
+            mtime: last.mtime,
+            ctime: last.mtime,
+            btime: last.btime,
+        };
+        Ok(Entry {
+            attr,
+            cacheable: false,
+        })
+    }
+
+    fn has_cat(&self, dir: Number) -> Result<bool> {
+        Ok(dir & TABLE_BIT == 0 && self.has_tables(dir)?)
+    }
+
     /// Opens what stands behind a door.
     pub(super) fn open_behind(&self, what: Behind, flags: OpenFlags) -> Result<Opened> {
         match what {
-            Behind::Door(_) => Err(Error::IsDirectory),
+            Behind::Door(_) | Behind::Cat(_) => Err(Error::IsDirectory),
             Behind::Rotate(dir) => {
                 Ok(self.opened(what.number(), flags, Kind::Rotate(dir), Mode::Plain))
             }
-            Behind::Events if flags.write || flags.truncate => Err(FIXED),
+            _ if flags.write || flags.truncate => Err(FIXED),
             Behind::Events => Ok(self.opened(what.number(), flags, Kind::Events, Mode::Plain)),
+            Behind::Table(table) => {
+                let (dir, table) = self.tables.named(table)?;
+                let cat = self.open_cat(dir, &table)?;
+                Ok(self.opened(what.number(), flags, Kind::Cat(cat), Mode::Plain))
+            }
         }
     }
 
@@ -154,22 +228,36 @@ impl<D: Device> Store<D> {
         attrs: bool,
         visit: &mut dyn FnMut(&DirEntry, Option<&Entry>) -> bool,
     ) -> Result<()> {
-        let Behind::Door(dir) = what else {
-            return Err(Error::NotDirectory);
-        };
-        let entries = [
-            (b".".as_slice(), FileKind::Directory, what.number()),
-            (b"..", FileKind::Directory, dir),
-            (ROTATE, FileKind::Regular, Behind::Rotate(dir).number()),
-            (EVENTS, FileKind::Regular, Behind::Events.number()),
-        ];
-        let count = if dir == ROOT { 4 } else { 3 };
-        let entries = entries.into_iter().take(count).zip(1..);
+        let file = |name: &[u8], what: Behind| (name.to_vec(), FileKind::Regular, what.number());
+        let mut entries = vec![(b".".to_vec(), FileKind::Directory, what.number())];
+        match what {
+            Behind::Door(dir) => {
+                entries.push((b"..".to_vec(), FileKind::Directory, dir));
+                entries.push(file(ROTATE, Behind::Rotate(dir)));
+                if dir == ROOT {
+                    entries.push(file(EVENTS, Behind::Events));
+                }
+                if self.has_cat(dir)? {
+                    let cat = Behind::Cat(dir).number();
+                    entries.push((CAT.to_vec(), FileKind::Directory, cat));
+                }
+            }
+            Behind::Cat(dir) => {
+                let door = Behind::Door(dir).number();
+                entries.push((b"..".to_vec(), FileKind::Directory, door));
+                for table in self.tables(dir)? {
+                    let number = self.tables.number(dir, &table);
+                    entries.push(file(&table, Behind::Table(number)));
+                }
+            }
+            _ => return Err(Error::NotDirectory),
+        }
+        let entries = entries.into_iter().zip(1..);
         for ((name, kind, ino), cookie) in entries.skip_while(|e| e.1 <= cookie) {
             let entry = DirEntry {
                 ino,
                 kind,
-                name: name.to_vec(),
+                name,
                 cookie,
             };
             let with = match attrs {
@@ -204,7 +292,13 @@ mod tests {
     #[test]
     fn numbers_behind_the_door_lead_back_to_their_directory() {
         assert_eq!(Behind::of(1), None);
-        for what in [Behind::Door(77), Behind::Rotate(77), Behind::Events] {
+        for what in [
+            Behind::Door(77),
+            Behind::Rotate(77),
+            Behind::Events,
+            Behind::Cat(77),
+            Behind::Table(0),
+        ] {
             assert_eq!(Behind::of(what.number()), Some(what));
             assert!(not_behind(what.number()).is_err());
         }

@@ -138,6 +138,7 @@ impl<D: Device> Store<D> {
             Kind::Value(draft) => self.read_value(&handle, draft, offset, size, buf),
             Kind::Rotate(_) => Ok(()),
             Kind::Events => self.read_events(offset, size, buf),
+            Kind::Cat(cat) => self.read_cat(cat, offset, size, buf),
         }
     }
 
@@ -167,7 +168,7 @@ impl<D: Device> Store<D> {
             Kind::Log(log) => self.write_log(caller, &handle, log, offset, data)?,
             Kind::Value(draft) => self.write_value(caller, &handle, draft, offset, data)?,
             Kind::Rotate(dir) => self.rotate_all(caller, *dir, data)?,
-            Kind::Events => not_behind(handle.ino)?,
+            Kind::Events | Kind::Cat(_) => not_behind(handle.ino)?,
         }
         Ok(data.len())
     }
@@ -199,6 +200,7 @@ impl<D: Device> Store<D> {
             Kind::Log(log) => self.release_log(&handle, log),
             Kind::Value(draft) => self.discard(draft).and(self.let_go(handle.ino)),
             Kind::Rotate(_) | Kind::Events => Ok(()),
+            Kind::Cat(cat) => self.close_cat(cat),
         }
     }
 
@@ -236,7 +238,7 @@ impl<D: Device> Store<D> {
             }
             Kind::Log(log) => self.allocate_log(log, mode, offset, len),
             Kind::Value(draft) => self.allocate_value(&handle, draft, mode, offset, len),
-            Kind::Rotate(_) | Kind::Events => not_behind(handle.ino),
+            Kind::Rotate(_) | Kind::Events | Kind::Cat(_) => not_behind(handle.ino),
         }
     }
 
@@ -248,7 +250,7 @@ impl<D: Device> Store<D> {
         let handle = self.handles.get(fh)?;
         let drafted = match &handle.kind {
             Kind::Rotate(_) => Some(0),
-            Kind::Events => Some(self.getattr(handle.ino, None)?.attr.size),
+            Kind::Events | Kind::Cat(_) => Some(self.getattr(handle.ino, None)?.attr.size),
             Kind::Value(draft) => draft.size(),
             _ => None,
         };

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use super::binding::Tie;
+use super::cat::Cat;
 use super::value::Draft;
 use crate::error::{Error, Result};
 use crate::format::key::Number;
@@ -28,6 +29,8 @@ pub enum Kind {
     Rotate(Number),
     /// There are none; it reads the record of rolls.
     Events,
+    /// There are none; it reads a table.
+    Cat(Cat),
 }
 
 /// A write handle of a log.

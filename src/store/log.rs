@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::arrivals;
 use super::binding::{Binding, Name, Predecessor, Tie};
 use super::cut::{Cut, Itself};
 use super::due::{self, Room};
@@ -23,6 +24,7 @@ use crate::clock::Timestamp;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::FileKind;
+use crate::format::item::FLAG_ORDERED;
 use crate::format::key::Number;
 use crate::fs::inode::{Inode, load, save};
 use crate::fs::xattr::{self, SetMode};
@@ -50,6 +52,8 @@ struct Append<'a> {
     settings: &'a Effective,
     /// Of the settings.
     generation: u64,
+    /// The directory in whose order of arrival it has its place.
+    ordered_in: Option<Number>,
 }
 
 /// A part of an append that went to one file.
@@ -65,6 +69,13 @@ struct Piece {
     records: Option<u64>,
 }
 
+impl Piece {
+    /// Where the file ends now.
+    fn ends(&self) -> u64 {
+        self.end + self.gap + self.data.len() as u64
+    }
+}
+
 /// What an append has done.
 #[derive(Debug, Default)]
 struct Appended {
@@ -73,9 +84,19 @@ struct Appended {
     /// What filled a log, which was then cut.
     filled: Vec<(Piece, Cut)>,
     last: Option<Piece>,
+    /// Where the order of arrival of a directory ends then.
+    order: Option<(Number, arrivals::End)>,
 }
 
 impl Appended {
+    /// The files that were appended to, each with the size that it got.
+    fn files(&self) -> impl Iterator<Item = (Number, u64)> {
+        let filled = self.filled.iter().map(|(piece, _)| piece);
+        filled
+            .chain(&self.last)
+            .map(|piece| (piece.live, piece.ends()))
+    }
+
     fn cuts(&self) -> impl Iterator<Item = &Cut> {
         let filled = self.filled.iter().map(|(_, cut)| cut);
         self.before.iter().chain(filled)
@@ -144,7 +165,15 @@ impl Append<'_> {
     ) -> Result<()> {
         let data = self.data.get(piece.data.clone()).unwrap_or_default();
         let at = data::end_of(piece.end, piece.gap)?;
+        self.order(inode);
         data::write_bytes(tx, self.caller, inode, at, data, now)
+    }
+
+    /// Notes in an inode, which is saved with the write, that its bytes have places in an order.
+    fn order(&self, inode: &mut Inode) {
+        if self.ordered_in.is_some() {
+            inode.flags |= FLAG_ORDERED;
+        }
     }
 
     /// Tells the binding what was written.
@@ -354,6 +383,7 @@ impl<D: Device> Store<D> {
                 data,
                 settings: &settings,
                 generation,
+                ordered_in: binding.ordered_in(),
             };
             let (Outcome::Landed(landed), lsn) = self.append_here(&append)? else {
                 continue;
@@ -440,6 +470,7 @@ impl<D: Device> Store<D> {
                     (Some((_, staged)), _) => {
                         let piece = append.piece(&inode, gap, 0..data.len());
                         let (at, len) = (data::end_of(inode.size, gap)?, data.len() as u64);
+                        append.order(&mut inode);
                         data::write(tx, append.caller, &mut inode, at, len, staged, now)?;
                         done.last = Some(piece);
                         Outcome::Landed(inode.number)
@@ -457,6 +488,11 @@ impl<D: Device> Store<D> {
                 if let Some(events) = done.events() {
                     events::note(tx, &events, now)?;
                 }
+                if let Some(dir) = append.ordered_in
+                    && matches!(outcome, Outcome::Landed(_))
+                {
+                    done.order = Some((dir, self.arrive(tx, dir, done.files())?));
+                }
                 Ok((outcome, done))
             },
             |(_, done)| {
@@ -470,10 +506,13 @@ impl<D: Device> Store<D> {
                 if let Some(piece) = &done.last {
                     append.wrote(piece);
                     if let Some(records) = piece.records {
-                        let end = piece.end + piece.gap + piece.data.len() as u64;
+                        let end = piece.ends();
                         self.counts
                             .know(piece.live, append.generation, end, records);
                     }
+                }
+                if let Some((dir, end)) = done.order {
+                    self.arrivals.know(dir, end);
                 }
             },
         )?;

@@ -8,8 +8,10 @@
 //! taken within one.
 
 mod absence;
+mod arrivals;
 mod attrs;
 mod binding;
+mod cat;
 mod cut;
 mod door;
 mod due;
@@ -44,7 +46,9 @@ use crate::format::key::Number;
 use crate::fs::{Attr, Caller, Fs, Inode, StatFs};
 
 use absence::Absences;
+use arrivals::Arrivals;
 use binding::{Binding, Bindings};
+use cat::Tables;
 use door::{Behind, not_behind, not_the_door};
 use due::Counts;
 pub use fate::{Fate, ProcFate};
@@ -108,6 +112,10 @@ pub struct Store<D: Device> {
     touched: Mutex<Vec<Arc<Binding>>>,
     /// Records in logs that are cut by their number.
     counts: Counts,
+    /// Where the orders of arrival end.
+    arrivals: Arrivals,
+    /// Tables that were looked up behind a door.
+    tables: Tables,
     /// It was said that a segment has no name.
     warned: AtomicBool,
     /// The hour in which the clock last cut logs.
@@ -145,6 +153,8 @@ impl<D: Device> Store<D> {
             sink: RwLock::new(None),
             touched: Mutex::new(Vec::new()),
             counts: Counts::default(),
+            arrivals: Arrivals::default(),
+            tables: Tables::default(),
             warned: AtomicBool::new(false),
             hour: AtomicI64::new(i64::MIN),
         })

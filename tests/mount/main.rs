@@ -18,6 +18,7 @@ mod writer;
 
 mod badinput;
 mod bounds;
+mod cat;
 mod due;
 mod kill9;
 mod latency;

@@ -1,5 +1,6 @@
 //! The store through its own interface, over a cask in memory, with a clock that stands still.
 
+mod cat;
 mod due;
 mod log;
 mod plain;
@@ -102,7 +103,12 @@ impl World {
     fn with(options: FormatOptions) -> Self {
         let device = MemoryDevice::new();
         Cask::format(&device, &options).unwrap();
-        let cask = Arc::new(Cask::open(device, OpenOptions::default()).unwrap());
+        Self::over(Arc::new(
+            Cask::open(device, OpenOptions::default()).unwrap(),
+        ))
+    }
+
+    fn over(cask: Arc<Cask<MemoryDevice>>) -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_000)));
         let killed = Told::default();
         let now: Arc<dyn Clock> = clock.clone();
