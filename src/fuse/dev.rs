@@ -23,6 +23,7 @@ use fuser::{
 use super::notifier::Kernel;
 use super::ops::{Answer, Errno, Known, Ops, Sized};
 use super::options::Audience;
+use super::waker::Waker;
 use super::workers::Workers;
 use crate::clock::Timestamp;
 use crate::device::Device;
@@ -80,8 +81,11 @@ impl<D: Device + 'static> Connection<D> {
     }
 
     /// The way for notices.
-    pub fn kernel(&self) -> impl Kernel + use<D> {
-        Notifications(self.session.notifier())
+    pub fn kernel(&self, waker: Arc<Waker>) -> impl Kernel + use<D> {
+        Notifications {
+            notifier: self.session.notifier(),
+            waker,
+        }
     }
 
     /// Serves until the filesystem is unmounted.
@@ -93,16 +97,24 @@ impl<D: Device + 'static> Connection<D> {
     }
 }
 
-struct Notifications(fuser::Notifier);
+struct Notifications {
+    notifier: fuser::Notifier,
+    waker: Arc<Waker>,
+}
 
 impl Kernel for Notifications {
     fn forget_inode(&self, ino: Number) -> io::Result<()> {
         // From 0, length 0: all of it.
-        self.0.inval_inode(INodeNo(ino), 0, 0)
+        self.notifier.inval_inode(INodeNo(ino), 0, 0)
     }
 
     fn forget_name(&self, dir: Number, name: &[u8]) -> io::Result<()> {
-        self.0.inval_entry(INodeNo(dir), OsStr::from_bytes(name))
+        self.notifier
+            .inval_entry(INodeNo(dir), OsStr::from_bytes(name))
+    }
+
+    fn wake(&self, path: &[u8]) -> io::Result<()> {
+        self.waker.wake(path)
     }
 }
 

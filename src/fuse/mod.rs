@@ -13,4 +13,5 @@ pub mod sys;
 mod dev;
 mod notifier;
 mod ops;
+mod waker;
 mod workers;

@@ -24,6 +24,7 @@ use super::mounts::{self, CaskMount};
 use super::notifier::{Notices, Notifier};
 use super::ops::{Durability, Ops};
 use super::options::{Audience, Options};
+use super::waker::Waker;
 use crate::cask::{Cask, OpenOptions};
 use crate::clock::SystemClock;
 use crate::device::{Access, Device, FileDevice};
@@ -233,7 +234,8 @@ fn serve_store<D: Device + 'static>(
         writes: options.sync,
         names: options.dir_sync,
     };
-    let ops = Ops::new(Arc::clone(store), durability);
+    let waker = Arc::new(Waker::new(target.mountpoint.clone()));
+    let ops = Ops::new(Arc::clone(store), durability, Arc::clone(&waker));
     let audience = options.audience.unwrap_or(if mounting::is_root() {
         Audience::All
     } else {
@@ -252,7 +254,8 @@ fn serve_store<D: Device + 'static>(
     let mut mount = Attached::new(&target.mountpoint);
     let start = || Error::io("cannot start serving");
     let connection = Connection::greet(ops, connection, audience, threads).map_err(start())?;
-    let _notifier = Notifier::start(notices, connection.kernel()).map_err(start())?;
+    let _notifier =
+        Notifier::start(notices, connection.kernel(Arc::clone(&waker))).map_err(start())?;
     let _ticker = Ticker::start(Arc::clone(store)).map_err(start())?;
     let server = thread::Builder::new()
         .name("server".into())
@@ -262,7 +265,8 @@ fn serve_store<D: Device + 'static>(
         })
         .map_err(start())?;
 
-    fs::metadata(&target.mountpoint).map_err(Error::io("the mount does not answer"))?;
+    let root = fs::metadata(&target.mountpoint).map_err(Error::io("the mount does not answer"))?;
+    waker.begin(root.dev());
     log::info!(
         "{} is mounted on {}",
         target.container.display(),
