@@ -28,7 +28,7 @@ pub use audit::{GroupBits, Pinned};
 pub use crate::tree::Value;
 pub use crate::wal::Lsn;
 pub use recovery::{FormatOptions, OpenOptions, Unrecovered};
-pub use tx::{Class, Staged, Tx};
+pub use tx::{Class, Guard, Staged, Tx};
 pub use view::Read;
 
 use crate::alloc::{Allocator, Run};
@@ -136,6 +136,8 @@ pub struct Cask<D: Device> {
     /// The last checkpoint made for room did not give enough, and it has not grown since.
     barren: AtomicBool,
     ops: Mutex<()>,
+    /// Has a say in operations.
+    guard: RwLock<Option<Arc<dyn Guard<D>>>>,
     state: RwLock<State>,
     alloc: Arc<Allocator>,
     tree: Tree<D>,

@@ -467,6 +467,7 @@ impl<D: Device> Unrecovered<D> {
             departures,
             barren: AtomicBool::new(false),
             ops: Mutex::new(()),
+            guard: RwLock::new(None),
             state: RwLock::new(state),
             alloc: Arc::new(alloc),
             tree,

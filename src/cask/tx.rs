@@ -19,7 +19,7 @@ use crate::format::checksum::crc;
 use crate::format::key::Number;
 use crate::format::page::CELL_OVERHEAD;
 use crate::format::wal::{Change, Changes};
-use crate::format::{Geometry, Key};
+use crate::format::{Geometry, Key, Kind};
 use crate::tree::Value;
 
 /// What an operation does to the free space.
@@ -46,6 +46,18 @@ pub struct Tx<'c, D: Device> {
     staged: Vec<Arc<Blocks>>,
     counters: (Number, u64),
     redeemed: u64,
+}
+
+/// Has a say in every operation, from above.
+pub trait Guard<D: Device>: Send + Sync {
+    /// Looks at an operation that is complete; what it answers instead of `Ok` is the operation's
+    /// answer, and nothing is changed.
+    ///
+    /// # Errors
+    /// Why the operation is refused.
+    fn admit(&self, tx: &Tx<'_, D>) -> Result<()>;
+    /// The operation looked at last was applied; no other was looked at since.
+    fn applied(&self);
 }
 
 /// Blocks written before their record; they go back if no record takes them.
@@ -126,6 +138,10 @@ impl<D: Device> Cask<D> {
                     after(&mut out);
                     return Ok((out, self.wal.last()));
                 }
+                let guard = self.guard.read();
+                if let Some(guard) = &*guard {
+                    guard.admit(&tx)?;
+                }
                 let admitted = self.admit(
                     &self.state.read(),
                     tx.cost,
@@ -136,6 +152,9 @@ impl<D: Device> Cask<D> {
                 match admitted {
                     Ok(()) => {
                         let lsn = self.commit(tx, &record)?;
+                        if let Some(guard) = &*guard {
+                            guard.applied();
+                        }
                         after(&mut out);
                         return Ok((out, lsn));
                     }
@@ -145,6 +164,20 @@ impl<D: Device> Cask<D> {
             self.make_room(short, class, attempt)?;
             attempt += 1;
         }
+    }
+
+    /// Who has a say in every operation from now on.
+    pub fn set_guard(&self, guard: Arc<dyn Guard<D>>) {
+        *self.guard.write() = Some(guard);
+    }
+
+    /// Does something between two operations.
+    ///
+    /// # Errors
+    /// What `look` answers.
+    pub fn still<T>(&self, look: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let _ops = self.ops.lock();
+        look(self)
     }
 
     /// Applies and logs a record. Called with operations serialised.
@@ -307,6 +340,19 @@ impl<'c, D: Device> Tx<'c, D> {
 
     fn geometry(&self) -> Geometry {
         self.cask.geometry
+    }
+
+    /// The state before this operation.
+    pub fn before(&self) -> &'c Cask<D> {
+        self.cask
+    }
+
+    /// The inodes that it makes, changes and takes (`None`).
+    pub fn inodes(&self) -> impl Iterator<Item = (Number, Option<&[u8]>)> {
+        let items = self.items.iter();
+        items
+            .filter(|(key, _)| key.kind == Kind::Inode)
+            .map(|(key, value)| (key.number, value.as_deref()))
     }
 
     /// The item has this value.

@@ -99,7 +99,11 @@ impl Inode {
         }
     }
 
-    fn decode(number: Number, bytes: &[u8]) -> Result<Self> {
+    /// The inode that a record says.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`].
+    pub fn decode(number: Number, bytes: &[u8]) -> Result<Self> {
         let record = InodeRecord::decode(bytes)?;
         let (home, rdev) = match record.kind() {
             FileKind::Regular => (record.rdev.get(), 0),

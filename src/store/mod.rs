@@ -22,6 +22,7 @@ mod handle;
 mod log;
 mod names;
 mod pins;
+mod quota;
 pub mod record;
 mod roll;
 pub mod rotate;
@@ -38,7 +39,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::cask::{Cask, Lsn};
+use crate::cask::{Cask, Guard, Lsn};
 use crate::clock::{Clock, Timestamp};
 use crate::device::Device;
 use crate::error::Result;
@@ -54,6 +55,7 @@ use due::Counts;
 pub use fate::{Fate, ProcFate};
 use handle::Handles;
 use pins::Pins;
+use quota::Quotas;
 use settings::{Effective, Mode};
 use value::Pending;
 use walk::Walk;
@@ -99,7 +101,8 @@ pub type NoticeSink = Box<dyn Fn(Notice) + Send + Sync>;
 pub struct Store<D: Device> {
     cask: Arc<Cask<D>>,
     fs: Fs<D>,
-    walk: Walk,
+    walk: Arc<Walk>,
+    quotas: Arc<Quotas>,
     handles: Handles,
     bindings: Bindings,
     absences: Absences,
@@ -139,10 +142,14 @@ impl<D: Device> Store<D> {
         clock: Arc<dyn Clock>,
         fate: Box<dyn Fate>,
     ) -> Result<Self> {
+        let walk = Arc::new(Walk::default());
+        let quotas = Arc::new(Quotas::new(Arc::clone(&walk)));
+        cask.set_guard(Arc::clone(&quotas) as Arc<dyn Guard<D>>);
         Ok(Self {
             fs: Fs::new(Arc::clone(&cask), clock)?,
             cask,
-            walk: Walk::default(),
+            walk,
+            quotas,
             handles: Handles::default(),
             bindings: Bindings::default(),
             absences: Absences::default(),

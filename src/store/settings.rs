@@ -11,6 +11,7 @@ use jiff::tz::TimeZone;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
+use crate::format::key::Number;
 
 /// What the names of the settings begin with as extended attributes.
 pub const PREFIX: &[u8] = b"user.cask.";
@@ -79,9 +80,9 @@ static TABLE: &[Setting] = &[
         "all, or a number from 1", "segments that stay, the live one included"),
     setting!("ttl", "none", false, |v| ttl_secs(v).map(drop),
         "none, or e.g. 30m, 7D (Y M D h m s)", "age at which a file expires"),
-    setting!("limit", "none", false, |v| if v == "none" { Ok(()) } else { size(v).map(drop) },
+    setting!("limit", "none", true, |v| limit(v, size).map(drop),
         "none, or bytes with k, m, g, t", "bytes below the directory"),
-    setting!("limit-files", "none", false, |v| if v == "none" { Ok(()) } else { count(v).map(drop) },
+    setting!("limit-files", "none", true, |v| limit(v, count).map(drop),
         "none, or a number", "files below the directory"),
     setting!("truncate", "read", true, |v| one_of(v, &["read", "posix"]),
         "read, posix", "what ftruncate to 0 drops from a log: what was read, or everything"),
@@ -221,6 +222,35 @@ impl Period {
     }
 }
 
+/// What may stand below a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// The directory.
+    pub dir: Number,
+    /// Bytes of content; `None` for any number.
+    pub bytes: Option<u64>,
+    /// Files, directories among them; `None` for any number.
+    pub files: Option<u64>,
+}
+
+impl Bound {
+    /// What the settings that stand on a directory bound there, given by full name and value.
+    pub fn of(dir: Number, own: &[(Vec<u8>, Vec<u8>)]) -> Option<Self> {
+        let value = |wanted: &[u8]| {
+            let (_, value) = own
+                .iter()
+                .find(|(name, _)| name.strip_prefix(PREFIX) == Some(wanted))?;
+            std::str::from_utf8(value).ok()
+        };
+        let bound = Self {
+            dir,
+            bytes: value(b"limit").and_then(|v| limit(v, size).ok()?),
+            files: value(b"limit-files").and_then(|v| limit(v, count).ok()?),
+        };
+        (bound.bytes.is_some() || bound.files.is_some()).then_some(bound)
+    }
+}
+
 /// The settings that decide how a write lands, resolved for one file or directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effective {
@@ -248,6 +278,8 @@ pub struct Effective {
     pub header: Option<Arc<[u8]>>,
     /// A record that comes in pieces is appended when it is whole.
     pub assemble: bool,
+    /// What bounds the content of the directories that lead here. All of them hold.
+    pub bounds: Vec<Bound>,
 }
 
 impl Default for Effective {
@@ -265,6 +297,7 @@ impl Default for Effective {
             keep: None,
             header: None,
             assemble: false,
+            bounds: Vec::new(),
         }
     }
 }
@@ -396,6 +429,17 @@ fn keep(value: &str) -> Result<Option<u64>, &'static str> {
             0 => Err("it is 1 or more"),
             segments => Ok(Some(segments)),
         },
+    }
+}
+
+/// Parses `limit` and `limit-files`: `None` for `none`.
+fn limit(
+    value: &str,
+    parse: fn(&str) -> Result<u64, &'static str>,
+) -> Result<Option<u64>, &'static str> {
+    match value {
+        "none" => Ok(None),
+        _ => parse(value).map(Some),
     }
 }
 
@@ -568,7 +612,6 @@ mod tests {
     fn what_is_not_built_is_refused_by_name() {
         for (name, value) in [
             ("ttl", "30m"),
-            ("limit", "10g"),
             ("seal", "on"),
             ("columns", "id:BIGINT,sip:DECIMAL(10,2)"),
         ] {

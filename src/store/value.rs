@@ -199,6 +199,7 @@ impl<D: Device> Store<D> {
             _ => offset,
         };
         let end = data::end_of(offset, bytes.len() as u64)?;
+        self.check_limit(handle.ino, end)?;
         if let Content::Memory(_) = state.content {
             self.resize(&mut state, end, true)?;
         }
@@ -245,6 +246,7 @@ impl<D: Device> Store<D> {
         if size == 0 && matches!(state.content, Content::File) {
             state.content = Content::Memory(Vec::new());
         }
+        self.check_limit(handle.ino, size)?;
         self.load_draft(handle, &mut state)?;
         self.resize(&mut state, size, false)?;
         self.changed_draft(handle, &mut state)
@@ -266,6 +268,7 @@ impl<D: Device> Store<D> {
             _ => return Err(Error::NotSupported("this kind of fallocate on a value")),
         }
         let mut state = draft.0.lock();
+        self.check_limit(handle.ino, end)?;
         self.load_draft(handle, &mut state)?;
         self.resize(&mut state, end, true)?;
         self.changed_draft(handle, &mut state)

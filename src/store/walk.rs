@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
-use super::settings::{Effective, PREFIX, Setting};
+use super::settings::{Bound, Effective, PREFIX, Setting};
 use crate::cask::Read;
 use crate::error::{Error, Result};
 use crate::format::key::{Number, ROOT};
@@ -100,7 +100,9 @@ impl Walk {
         for inode in below.iter().rev() {
             let own = own(r, inode)?;
             if !own.is_empty() {
-                found = Arc::new(over((*found).clone(), &own));
+                let mut settings = over((*found).clone(), &own);
+                settings.bounds.extend(Bound::of(inode.number, &own));
+                found = Arc::new(settings);
             }
             self.keep(inode.number, generation, &found);
         }

@@ -461,3 +461,52 @@ fn deleting_gives_space_back_to_new_files() {
         "the container grows without end: {first} then {last} bytes"
     );
 }
+
+#[test]
+fn a_directory_at_its_limit_refuses_more_and_goes_on_when_something_goes() {
+    let Some(mut cask) = Cask::mounted() else {
+        return;
+    };
+    cask.set("logs", "limit=64k");
+    cask.set("logs", "limit-files=4");
+    let log = cask.path("logs/a");
+    let mut writer = File::options()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .unwrap();
+    let record = [b'-'; 1023];
+    let record = [&record[..], b"\n"].concat();
+    let mut fill = || {
+        let mut taken = 0;
+        loop {
+            match writer.write(&record) {
+                Ok(len) => taken += len,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::QuotaExceeded, "{error}");
+                    return taken;
+                }
+            }
+        }
+    };
+    assert_eq!(fill(), 64 << 10);
+    let segment = cask.path("logs/a.1");
+    fs::rename(&log, &segment).unwrap();
+    assert_eq!(fill(), 0);
+    fs::remove_file(&segment).unwrap();
+    assert_eq!(fill(), 64 << 10);
+    drop(writer);
+    cask.kill9();
+    cask.mount();
+    let refused = fs::write(cask.path("logs/b"), "more").unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::QuotaExceeded);
+    for name in ["c", "d"] {
+        File::create(cask.path("logs").join(name)).unwrap();
+    }
+    let refused = File::create(cask.path("logs/e")).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::QuotaExceeded);
+    // Elsewhere there is room.
+    fs::write(cask.path("elsewhere"), vec![0; 1 << 20]).unwrap();
+    cask.unmount();
+    cask.fsck();
+}

@@ -15,7 +15,7 @@ impl World {
     }
 
     /// The same cask with nothing in memory.
-    fn again(self) -> Self {
+    pub(super) fn again(self) -> Self {
         World::over(Arc::clone(&self.store.cask))
     }
 }

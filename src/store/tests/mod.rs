@@ -4,6 +4,7 @@ mod cat;
 mod due;
 mod log;
 mod plain;
+mod quota;
 mod roll;
 mod rotate;
 mod settings;

@@ -1,0 +1,254 @@
+//! Limits: how many bytes and files may stand below a directory.
+//!
+//! Every operation is asked, before it is applied, which inodes it makes, changes and takes, and what
+//! that adds below each directory that has a limit. What stands there is counted once, when it is first
+//! asked for, and kept up from then on; so a cask without limits pays next to nothing, and nothing about
+//! limits is stored but the settings. A file counts where the name given last stands. Invariant: what
+//! is kept under the current generation of the settings is what a count would find.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::Store;
+use super::settings::Bound;
+use super::walk::Walk;
+use crate::cask::{Guard, Read, Tx};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::format::key::{Number, ROOT};
+use crate::fs::inode::{Inode, load};
+use crate::fs::namespace;
+
+/// What stands below a directory, or is added there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Amount {
+    bytes: i64,
+    files: i64,
+}
+
+impl Amount {
+    fn of(inode: &Inode) -> Self {
+        let bytes = match inode.is_dir() {
+            true => 0,
+            false => i64::try_from(inode.size).unwrap_or(i64::MAX),
+        };
+        Self { bytes, files: 1 }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes.saturating_add(other.bytes),
+            files: self.files.saturating_add(other.files),
+        }
+    }
+
+    fn minus(self) -> Self {
+        Self {
+            bytes: self.bytes.saturating_neg(),
+            files: -self.files,
+        }
+    }
+
+    /// Whether adding this to what is there goes beyond a bound.
+    fn breaks(self, there: Self, bound: &Bound) -> bool {
+        let beyond = |added: i64, there: i64, most: Option<u64>| {
+            let sum = u64::try_from(there.saturating_add(added)).unwrap_or(0);
+            added > 0 && most.is_some_and(|most| sum > most)
+        };
+        beyond(self.bytes, there.bytes, bound.bytes) || beyond(self.files, there.files, bound.files)
+    }
+}
+
+/// What is counted.
+#[derive(Default)]
+struct Counted {
+    /// Generation of the settings that the counts are of.
+    generation: u64,
+    below: HashMap<Number, Amount>,
+    /// What the operation at hand adds.
+    pending: Vec<(Number, Amount)>,
+}
+
+/// The limits of a cask.
+pub(super) struct Quotas {
+    walk: Arc<Walk>,
+    counted: Mutex<Counted>,
+}
+
+impl Quotas {
+    pub fn new(walk: Arc<Walk>) -> Self {
+        Self {
+            walk,
+            counted: Mutex::default(),
+        }
+    }
+
+    /// The bounds that what stands in a directory is under.
+    fn bounds(&self, r: &impl Read, dir: Number) -> Result<Vec<Bound>> {
+        match dir {
+            0 => Ok(Vec::new()),
+            _ => Ok(self.walk.of_dir(r, dir)?.bounds.clone()),
+        }
+    }
+
+    /// What stands below a directory.
+    fn below(&self, r: &impl Read, dir: Number) -> Result<Amount> {
+        if let Some(amount) = self.counted.lock().below.get(&dir) {
+            return Ok(*amount);
+        }
+        let amount = count(r, dir)?;
+        self.counted.lock().below.insert(dir, amount);
+        Ok(amount)
+    }
+
+    /// Forgets counts that another setting, or a directory that was moved, has made void; answers
+    /// whether there are any left.
+    fn refresh(&self) -> bool {
+        let generation = self.walk.generation();
+        let mut counted = self.counted.lock();
+        counted.pending.clear();
+        if counted.generation != generation {
+            counted.generation = generation;
+            counted.below.clear();
+        }
+        !counted.below.is_empty()
+    }
+}
+
+#[cfg(test)]
+impl Quotas {
+    /// Whether what is kept is what a count finds.
+    pub fn check(&self, r: &impl Read) {
+        self.refresh();
+        for (dir, kept) in &self.counted.lock().below {
+            match count(r, *dir) {
+                Ok(found) => assert_eq!(*kept, found, "below {dir}"),
+                Err(error) => assert!(matches!(error, Error::Stale), "{error}"),
+            }
+        }
+    }
+}
+
+impl<D: Device> Guard<D> for Quotas {
+    fn admit(&self, tx: &Tx<'_, D>) -> Result<()> {
+        let before = tx.before();
+        let counting = self.refresh();
+        let mut changed = Vec::new();
+        let mut bounded = counting;
+        for (number, value) in tx.inodes() {
+            let new = value
+                .map(|value| Inode::decode(number, value))
+                .transpose()?;
+            let bounds = self.bounds(before, new.map_or(0, |new| new.parent))?;
+            bounded |= !bounds.is_empty();
+            changed.push((number, new, bounds));
+        }
+        if !bounded {
+            return Ok(());
+        }
+        let mut added: BTreeMap<Number, (Bound, Amount)> = BTreeMap::new();
+        let mut add = |bounds: Vec<Bound>, amount: Amount| {
+            for bound in bounds {
+                let (_, sum) = added.entry(bound.dir).or_insert((bound, Amount::default()));
+                *sum = sum.plus(amount);
+            }
+        };
+        for (number, new, bounds) in changed {
+            if number == ROOT {
+                continue;
+            }
+            let old = match load(before, number) {
+                Ok(old) => Some(old),
+                Err(Error::Stale) => None,
+                Err(error) => return Err(error),
+            };
+            let left = self.bounds(before, old.map_or(0, |old| old.parent))?;
+            // A directory that moves takes with it what stands below it.
+            let with = match (&old, &new) {
+                (Some(old), Some(new)) if new.is_dir() && old.parent != new.parent => {
+                    count(before, number)?
+                }
+                _ => Amount::default(),
+            };
+            if let Some(old) = &old {
+                add(left, Amount::of(old).plus(with).minus());
+            }
+            if let Some(new) = &new {
+                add(bounds, Amount::of(new).plus(with));
+            }
+        }
+        let mut pending = Vec::new();
+        for (dir, (bound, amount)) in added {
+            if amount == Amount::default() {
+                continue;
+            }
+            if amount.breaks(self.below(before, dir)?, &bound) {
+                return Err(Error::Quota);
+            }
+            pending.push((dir, amount));
+        }
+        self.counted.lock().pending = pending;
+        Ok(())
+    }
+
+    fn applied(&self) {
+        let mut counted = self.counted.lock();
+        for (dir, amount) in std::mem::take(&mut counted.pending) {
+            if let Some(below) = counted.below.get_mut(&dir) {
+                *below = below.plus(amount);
+            }
+        }
+    }
+}
+
+/// Counts what stands below a directory.
+fn count(r: &impl Read, dir: Number) -> Result<Amount> {
+    let mut sum = Amount::default();
+    let mut dirs = vec![dir];
+    while let Some(dir) = dirs.pop() {
+        let mut entries = Vec::new();
+        namespace::read_dir(r, dir, 0, &mut |entry| {
+            if entry.name != b"." && entry.name != b".." {
+                entries.push((entry.ino, r.name_hash(&entry.name)));
+            }
+            Ok(true)
+        })?;
+        for (number, hash) in entries {
+            let inode = load(r, number)?;
+            // Of several names only the one given last counts.
+            if inode.parent == dir && inode.name_hash == hash {
+                sum = sum.plus(Amount::of(&inode));
+                if inode.is_dir() {
+                    dirs.push(number);
+                }
+            }
+        }
+    }
+    Ok(sum)
+}
+
+impl<D: Device> Store<D> {
+    /// Refuses to let a value get so long: who writes it is told, as few heed what closing answers.
+    pub(super) fn check_limit(&self, ino: Number, size: u64) -> Result<()> {
+        let inode = self.fs.inode(ino)?;
+        let bounds = self.quotas.bounds(&*self.cask, inode.parent)?;
+        if size <= inode.size || bounds.is_empty() {
+            return Ok(());
+        }
+        let added = Amount {
+            bytes: i64::try_from(size.saturating_sub(inode.size)).unwrap_or(i64::MAX),
+            files: 0,
+        };
+        self.cask.still(|cask| {
+            self.quotas.refresh();
+            for bound in &bounds {
+                if added.breaks(self.quotas.below(cask, bound.dir)?, bound) {
+                    return Err(Error::Quota);
+                }
+            }
+            Ok(())
+        })
+    }
+}
