@@ -49,7 +49,7 @@ fn the_tables_are_the_structs() {
             height blocks files_limit wal_len generation wal_position wal_lsn wal_digest root_block pages root_crc
             alloc_slot alloc_digest next_number files created reserved digest),
         layout!(InodeRecord: mode uid gid nlink size content parent name_hash atime mtime ctime btime rdev flags
-            reserved),
+            since),
         layout!(SegmentRecord: log base count),
         layout!(EventsRecord: content size mtime),
         layout!(ArrivalsRecord: content),

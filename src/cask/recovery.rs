@@ -224,7 +224,7 @@ impl<D: Device> Cask<D> {
             btime: now,
             rdev: 0.into(),
             flags: 0.into(),
-            reserved: 0.into(),
+            since: 0.into(),
         };
         let cells = [(Key::inode(ROOT), root_inode.as_bytes())];
         let page = crate::format::page::Page::build(

@@ -46,6 +46,7 @@ pub struct Tx<'c, D: Device> {
     staged: Vec<Arc<Blocks>>,
     counters: (Number, u64),
     redeemed: u64,
+    allowance: (u64, u64),
 }
 
 /// Has a say in every operation, from above.
@@ -335,6 +336,7 @@ impl<'c, D: Device> Tx<'c, D> {
             staged: Vec::new(),
             counters: (state.next_number, state.files),
             redeemed: 0,
+            allowance: (0, 0),
         }
     }
 
@@ -345,6 +347,16 @@ impl<'c, D: Device> Tx<'c, D> {
     /// The state before this operation.
     pub fn before(&self) -> &'c Cask<D> {
         self.cask
+    }
+
+    /// It may make this much more than the guard would let through: what nobody asked for.
+    pub fn allow(&mut self, files: u64, bytes: u64) {
+        self.allowance = (self.allowance.0 + files, self.allowance.1 + bytes);
+    }
+
+    /// The files and bytes that were allowed.
+    pub fn allowance(&self) -> (u64, u64) {
+        self.allowance
     }
 
     /// The inodes that it makes, changes and takes (`None`).

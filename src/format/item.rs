@@ -131,8 +131,9 @@ pub struct InodeRecord {
     pub rdev: U64,
     /// `FLAG_` bits.
     pub flags: U32,
-    /// Zero.
-    pub reserved: U32,
+    /// Of a log that was truncated: the place of the part of its directory's order of arrival that was
+    /// the last then; what parts before it say of the log is void. Else 0.
+    pub since: U32,
 }
 
 impl InodeRecord {

@@ -6,7 +6,7 @@
 //! the order in each; a part whose files are all gone goes as a whole when a new one is begun.
 //! Invariant: the marks of a part stand from its beginning without a gap.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -23,7 +23,7 @@ const PART_MARKS: u64 = 65_536;
 /// Marks that are read at a time.
 const STEP: u64 = 4096;
 /// Parts, from the oldest on, that are looked at when a new one is begun.
-const AGED: usize = 2;
+const AGED: usize = 4;
 
 /// A change of writers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,13 @@ pub struct Tail {
     marks: u64,
     /// The file that was appended to last.
     pub file: Number,
+}
+
+impl Tail {
+    /// What `since` of a log becomes that is truncated now.
+    pub fn since(&self) -> u32 {
+        u32::try_from(self.place).unwrap_or(0)
+    }
 }
 
 /// A part of an order.
@@ -88,18 +95,24 @@ impl Part {
         }
     }
 
-    /// Whether no file that it speaks of is left.
+    /// Whether what it says of a file is void, as the file was truncated in a later part.
+    pub fn is_void_for(&self, since: u32) -> bool {
+        self.place < u64::from(since)
+    }
+
+    /// Whether nothing is left that it speaks of: its files are gone, or were truncated since.
     fn is_over(&self, r: &impl Read) -> Result<bool> {
-        let (mut from, mut gone) = (0, HashMap::new());
+        let (mut from, mut seen) = (0, HashSet::new());
         loop {
             let marks = self.read(r, from)?;
             for mark in &marks {
-                if gone.insert(mark.file, ()).is_some() {
+                if !seen.insert(mark.file) {
                     continue;
                 }
                 match load(r, mark.file) {
-                    Err(Error::Stale) => {}
+                    Ok(inode) if self.is_void_for(inode.since) => {}
                     Ok(_) => return Ok(false),
+                    Err(Error::Stale) => {}
                     Err(error) => return Err(error),
                 }
             }
@@ -160,7 +173,10 @@ pub fn push<D: Device>(
     let count = marks.len() as u64;
     let mut tail = match tail.filter(|tail| tail.marks + count <= PART_MARKS) {
         Some(tail) => tail,
-        None => begin(tx, dir, tail.map_or(1, |tail| tail.place + 1))?,
+        None => {
+            let place = tail.map_or(Some(1), |tail| tail.place.checked_add(1));
+            begin(tx, dir, place.ok_or(Error::NoSpace)?)?
+        }
     };
     let record = |mark: &Mark| MarkRecord {
         file: mark.file.into(),
@@ -177,10 +193,9 @@ pub fn push<D: Device>(
 /// Begins a part, and gives up old ones of which nothing is left.
 fn begin<D: Device>(tx: &mut Tx<'_, D>, dir: Number, place: u64) -> Result<Tail> {
     for part in parts(tx, dir)?.into_iter().take(AGED) {
-        if !part.is_over(tx)? {
-            break;
+        if part.is_over(tx)? {
+            give_up(tx, dir, part);
         }
-        give_up(tx, dir, part);
     }
     let content = tx.new_number();
     let record = ArrivalsRecord {

@@ -55,6 +55,8 @@ pub struct Inode {
     pub home: Number,
     /// `FLAG_` bits.
     pub flags: u32,
+    /// The part of an order of arrival that was the last when the log was truncated; 0 for never.
+    pub since: u32,
 }
 
 impl Inode {
@@ -126,6 +128,7 @@ impl Inode {
             rdev,
             home,
             flags: record.flags.get(),
+            since: record.since.get(),
         })
     }
 
@@ -145,7 +148,7 @@ impl Inode {
             btime: self.btime.into(),
             rdev: if self.is_file() { self.home } else { self.rdev }.into(),
             flags: self.flags.into(),
-            reserved: 0.into(),
+            since: self.since.into(),
         }
     }
 }
@@ -213,6 +216,7 @@ pub fn new_inode<D: Device>(
         rdev: if device { rdev } else { 0 },
         home: 0,
         flags: 0,
+        since: 0,
     })
 }
 

@@ -130,6 +130,8 @@ fn deliver(kernel: &impl Kernel, news: &News) {
     match told.map_err(|error| (error.raw_os_error(), error)) {
         // The kernel does not know the inode or the name, or there is no mount any more.
         Ok(()) | Err((Some(libc::ENOENT | libc::ENOTDIR | libc::ENODEV | libc::ENOTCONN), _)) => {}
+        // Watchers that cannot be woken, by somebody else than root or by a path that leads elsewhere.
+        Err((Some(libc::EPERM | libc::EACCES | libc::ELOOP | libc::EXDEV), _)) => {}
         Err((_, error)) => log::warn!("the kernel did not take a notice ({news:?}): {error}"),
     }
 }

@@ -274,7 +274,8 @@ fn serve_store<D: Device + 'static>(
     );
     ready().map_err(Error::io("nobody waits for the mount any more"))?;
 
-    if let Some(ended) = wait(&mount, happens) {
+    let ended = wait(&mount, happens, &waker);
+    if let Some(ended) = ended {
         mount.gone = true;
         // Its event was its last word.
         let _ = server.join();
@@ -288,8 +289,10 @@ fn serve_store<D: Device + 'static>(
 }
 
 /// Waits for the end of the session. `None` when programs still use files and are to be cut off.
-fn wait(mount: &Attached<'_>, happens: &Receiver<Event>) -> Option<io::Result<()>> {
-    match happens.recv() {
+fn wait(mount: &Attached<'_>, happens: &Receiver<Event>, waker: &Waker) -> Option<io::Result<()>> {
+    let happened = happens.recv();
+    waker.end();
+    match happened {
         Ok(Event::Ended(ended)) => return Some(ended),
         Ok(Event::Signal(signal)) => log::info!("signal {signal}: unmounting"),
         // Both senders live as long as this thread waits.

@@ -4,16 +4,18 @@
 //! and tells the watchers of that. So the live log's mtime is set through the mount, as `touch -m` does
 //! it: for the kernel that is a modification under the right name. The request that comes back from it
 //! changes nothing. Invariant: nothing is touched but what is in this mount, whatever is at the
-//! mountpoint by then.
+//! mountpoint, and whatever the path leads to, by then.
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{
+    AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
+};
 
 /// The way through the mount.
 pub(super) struct Waker {
@@ -22,6 +24,7 @@ pub(super) struct Waker {
     device: OnceLock<u64>,
     /// The thread that is on its way; 0 for none.
     thread: AtomicU32,
+    over: AtomicBool,
 }
 
 impl Waker {
@@ -31,7 +34,17 @@ impl Waker {
             mountpoint,
             device: OnceLock::new(),
             thread: AtomicU32::new(0),
+            over: AtomicBool::new(false),
         }
+    }
+
+    /// The mount is going: nobody is woken any more.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
     }
 
     /// The mount answers, and is this device.
@@ -49,7 +62,7 @@ impl Waker {
     /// # Errors
     /// When nothing is there any more.
     pub fn wake(&self, path: &[u8]) -> io::Result<()> {
-        let Some(device) = self.device.get() else {
+        let Some(device) = self.device.get().filter(|_| !self.is_over()) else {
             return Ok(());
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -62,10 +75,13 @@ impl Waker {
             last_access: only_nsec(UTIME_OMIT),
             last_modification: only_nsec(UTIME_NOW),
         };
-        let path = OsStr::from_bytes(path);
+        let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file =
+            rustix::fs::openat2(&root, OsStr::from_bytes(path), flags, Mode::empty(), within)?;
         let tid = rustix::thread::gettid().as_raw_nonzero().get();
         self.thread.store(tid.unsigned_abs(), Ordering::Release);
-        let woken = rustix::fs::utimensat(&root, path, &times, AtFlags::SYMLINK_NOFOLLOW);
+        let woken = rustix::fs::utimensat(&file, "", &times, AtFlags::EMPTY_PATH);
         self.thread.store(0, Ordering::Release);
         Ok(woken?)
     }

@@ -11,9 +11,10 @@ use super::Store;
 use crate::cask::{Read, Tx};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::format::item::FLAG_ORDERED;
 use crate::format::key::Number;
 use crate::fs::arrivals::{self, Mark, Tail};
-use crate::fs::inode::load;
+use crate::fs::inode::{Inode, load};
 
 /// The end of an order.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +49,16 @@ impl Arrivals {
 }
 
 impl<D: Device> Store<D> {
+    /// What is known of the order of a log's bytes is void: it is being truncated. To be called before
+    /// the inode is saved.
+    pub(super) fn begins_anew(&self, tx: &Tx<'_, D>, inode: &mut Inode) -> Result<()> {
+        if inode.flags & FLAG_ORDERED != 0 && inode.parent != 0 {
+            let tail = self.arrivals.end(tx, inode.parent)?.tail;
+            inode.since = tail.map_or(0, |tail| tail.since());
+        }
+        Ok(())
+    }
+
     /// Notes in what order files of a directory were appended to, each with the size that it has now.
     /// Answers where the order ends; to be called once in a transaction.
     pub(super) fn arrive(

@@ -4,7 +4,8 @@
 //! is left out. Behind the door, `cat/acc` is all their bytes: first the files whose order is not known
 //! (put there by others), oldest first; then piece by piece in the order in which they were appended;
 //! then what is left of each. Invariant: every byte that the files held when the stream was opened is
-//! in it once, and the bytes of one file stand in their order.
+//! in it once, and the bytes of one file stand in their order; but what is truncated before it is read,
+//! and the begun record that a cut carries away, is not there any more.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -25,6 +26,8 @@ use crate::fs::{Inode, data, namespace};
 const COMPRESSED: &[&[u8]] = &[b".gz", b".bz2", b".xz", b".zst", b".lz4", b".Z"];
 /// Most bytes that are read from one file at a time.
 const READ_MAX: u64 = 1 << 20;
+/// Most tables that have numbers.
+const TABLES_MAX: usize = 65_536;
 
 /// The table that a file belongs to by its name, and whether it is one of several processes.
 pub(super) fn table_of(name: &[u8]) -> Option<(&[u8], bool)> {
@@ -44,26 +47,41 @@ pub(super) fn table_of(name: &[u8]) -> Option<(&[u8], bool)> {
     Some((stem, false))
 }
 
-/// Tables that were looked up, by number. They are as few as there are names of logs.
+/// Tables that were looked up, by number. Numbers are never used again; should there be too many, all
+/// are given up, and whoever has one looks it up again.
 #[derive(Default)]
-pub(super) struct Tables(Mutex<Vec<(Number, Vec<u8>)>>);
+pub(super) struct Tables(Mutex<Numbers>);
+
+#[derive(Default)]
+struct Numbers {
+    by_name: HashMap<(Number, Vec<u8>), Number>,
+    by_number: HashMap<Number, (Number, Vec<u8>)>,
+    next: Number,
+}
 
 impl Tables {
     /// The number of a table of a directory.
     pub fn number(&self, dir: Number, table: &[u8]) -> Number {
-        let mut tables = self.0.lock();
-        let known = tables.iter().position(|(d, t)| *d == dir && t == table);
-        let at = known.unwrap_or_else(|| {
-            tables.push((dir, table.to_vec()));
-            tables.len() - 1
-        });
-        at as Number
+        let mut numbers = self.0.lock();
+        let name = (dir, table.to_vec());
+        if let Some(number) = numbers.by_name.get(&name) {
+            return *number;
+        }
+        if numbers.by_name.len() >= TABLES_MAX {
+            numbers.by_name.clear();
+            numbers.by_number.clear();
+        }
+        let number = numbers.next;
+        numbers.next += 1;
+        numbers.by_number.insert(number, name.clone());
+        numbers.by_name.insert(name, number);
+        number
     }
 
     /// The table with this number.
     pub fn named(&self, number: Number) -> Result<(Number, Vec<u8>)> {
-        let at = usize::try_from(number).map_err(|_| Error::Stale)?;
-        self.0.lock().get(at).cloned().ok_or(Error::Stale)
+        let numbers = self.0.lock();
+        numbers.by_number.get(&number).cloned().ok_or(Error::Stale)
     }
 }
 
@@ -75,6 +93,7 @@ struct Source {
     /// How much of it was passed.
     at: u64,
     ordered: bool,
+    since: u32,
 }
 
 /// Where a stream stands.
@@ -130,6 +149,12 @@ impl Stream {
         }
     }
 
+    fn is_void(&self, part: Option<Part>, source: usize) -> bool {
+        let source = self.sources.get(source);
+        part.zip(source)
+            .is_some_and(|(part, source)| part.is_void_for(source.since))
+    }
+
     /// The next piece that is not empty: of which source, and up to where.
     fn next_piece(&mut self, r: &impl Read) -> Result<Option<(usize, u64)>> {
         loop {
@@ -139,7 +164,9 @@ impl Stream {
                 (self.unordered - 1, end)
             } else if let Some(mark) = self.next_mark(r)? {
                 let next = self.by_file.get(&mark.file).copied();
+                let part = self.parts.get(self.part).copied();
                 match std::mem::replace(&mut self.current, next) {
+                    Some(before) if self.is_void(part, before) => continue,
                     Some(before) => (before, mark.before),
                     None => continue,
                 }
@@ -208,7 +235,7 @@ impl<D: Device> Store<D> {
 
     /// Opens the stream of a table. Its files stay until [`Store::close_cat`].
     pub(super) fn open_cat(&self, dir: Number, table: &[u8]) -> Result<Cat> {
-        let mut sources = Vec::new();
+        let mut sources: Vec<Source> = Vec::new();
         let parts = arrivals::parts(&*self.cask, dir)?;
         for inode in self.files_of(dir, table)? {
             match self.fs.open(inode.number) {
@@ -217,9 +244,15 @@ impl<D: Device> Store<D> {
                     end: inode.size,
                     at: 0,
                     ordered: inode.flags & FLAG_ORDERED != 0,
+                    since: inode.since,
                 }),
                 Err(Error::Stale) => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    for source in &sources {
+                        self.let_go(source.file)?;
+                    }
+                    return Err(error);
+                }
             }
         }
         let by_file = sources.iter().zip(0..).map(|(s, at)| (s.file, at));

@@ -18,7 +18,7 @@ use crate::cask::{Read, Staged, Tx};
 use crate::clock::Timestamp;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::format::item::SegmentRecord;
+use crate::format::item::{FLAG_ORDERED, SegmentRecord};
 use crate::format::key::Number;
 use crate::fs::inode::{Inode, load, save};
 use crate::fs::{Caller, Place, RenameFlags, namespace, segment};
@@ -213,6 +213,8 @@ impl<D: Device> Store<D> {
             let mut live = make_like(tx, home, log, &looks, now)?;
             let header = settings.first_line();
             let at = header.len() as u64;
+            // A cut goes through whatever the limit is; the record itself only moves.
+            tx.allow(1, at);
             match staged.filter(|_| at == 0) {
                 Some(staged) => tx.write_staged(live.content, staged),
                 None => {
@@ -222,6 +224,7 @@ impl<D: Device> Store<D> {
             }
             tx.write(live.content, 0, &header);
             live.size = at + carry.len as u64;
+            live.flags |= load(tx, number)?.flags & FLAG_ORDERED;
             save(tx, &live)?;
             end_at(tx, carry)?;
             fresh = Some(Fresh {

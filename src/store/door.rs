@@ -160,7 +160,8 @@ impl<D: Device> Store<D> {
         let (dir, table) = self.tables.named(number)?;
         let files = self.files_of(dir, &table)?;
         let last = files.last().ok_or(Error::NotFound)?;
-        let size = files.iter().map(|inode| inode.size).sum::<u64>();
+        let sizes = files.iter().map(|inode| inode.size);
+        let size = sizes.fold(0, u64::saturating_add);
         let common = |of: fn(&Inode) -> u32| {
             let first = of(last);
             files
@@ -169,14 +170,15 @@ impl<D: Device> Store<D> {
                 .then_some(first)
         };
         let perm = files.iter().fold(0o444, |perm, inode| perm & inode.perm());
-        // Whoever owns not all of them is one of the others.
+        // Where the files have not all one owner and one group, somebody may be the owner of one and
+        // one of the others for the next: he may read if neither bit denies it.
         let (uid, gid) = (common(|inode| inode.uid), common(|inode| inode.gid));
-        let others = if perm & 0o004 != 0 { 0o444 } else { 0 };
+        let all = |bits: u32| if perm & bits == bits { bits } else { 0 };
         let perm = match (uid, gid) {
             (Some(_), Some(_)) => perm,
-            (Some(_), None) => perm & 0o400 | others,
-            (None, Some(_)) => perm & 0o040 | others,
-            (None, None) => others,
+            (Some(_), None) => perm & 0o400 | all(0o044),
+            (None, Some(_)) => all(0o440) & 0o040 | all(0o444),
+            (None, None) => all(0o444),
         };
         let attr = Attr {
             ino: Behind::Table(number).number(),
@@ -261,7 +263,11 @@ impl<D: Device> Store<D> {
                 cookie,
             };
             let with = match attrs {
-                true => Some(self.getattr(ino, None)?),
+                true => match self.getattr(ino, None) {
+                    // The last file of a table went.
+                    Err(Error::NotFound | Error::Stale) => continue,
+                    found => Some(found?),
+                },
                 false => None,
             };
             if !visit(&entry, with.as_ref()) {

@@ -224,6 +224,7 @@ impl<D: Device> Store<D> {
             |tx| {
                 let mut inode = load(tx, ino)?;
                 if flags.truncate && inode.size > 0 {
+                    self.begins_anew(tx, &mut inode)?;
                     data::truncate(tx, caller, &mut inode, 0, now)?;
                 }
                 let name = namespace::name_of(tx, &inode)?;
@@ -383,7 +384,7 @@ impl<D: Device> Store<D> {
                 data,
                 settings: &settings,
                 generation,
-                ordered_in: binding.ordered_in(),
+                ordered_in: None,
             };
             let (Outcome::Landed(landed), lsn) = self.append_here(&append)? else {
                 continue;
@@ -436,6 +437,10 @@ impl<D: Device> Store<D> {
             Class::Grow,
             |tx| {
                 let mut done = Appended::default();
+                let append = &Append {
+                    ordered_in: binding.ordered_in(),
+                    ..*append
+                };
                 if !log.tie.is_on(binding) {
                     return Ok((Outcome::Moved, done));
                 }

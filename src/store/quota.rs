@@ -4,9 +4,9 @@
 //! that adds below each directory that has a limit. What stands there is counted once, when it is first
 //! asked for, and kept up from then on; so a cask without limits pays next to nothing, and nothing about
 //! limits is stored but the settings. A file counts where the name given last stands. Invariant: what
-//! is kept under the current generation of the settings is what a count would find.
+//! is kept of a directory is what a count would find, as long as the directory has a limit.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -23,39 +23,38 @@ use crate::fs::namespace;
 
 /// What stands below a directory, or is added there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Amount {
-    bytes: i64,
-    files: i64,
+pub(super) struct Amount {
+    bytes: i128,
+    files: i128,
 }
 
 impl Amount {
     fn of(inode: &Inode) -> Self {
         let bytes = match inode.is_dir() {
             true => 0,
-            false => i64::try_from(inode.size).unwrap_or(i64::MAX),
+            false => i128::from(inode.size),
         };
         Self { bytes, files: 1 }
     }
 
     fn plus(self, other: Self) -> Self {
         Self {
-            bytes: self.bytes.saturating_add(other.bytes),
-            files: self.files.saturating_add(other.files),
+            bytes: self.bytes + other.bytes,
+            files: self.files + other.files,
         }
     }
 
     fn minus(self) -> Self {
         Self {
-            bytes: self.bytes.saturating_neg(),
+            bytes: -self.bytes,
             files: -self.files,
         }
     }
 
     /// Whether adding this to what is there goes beyond a bound.
     fn breaks(self, there: Self, bound: &Bound) -> bool {
-        let beyond = |added: i64, there: i64, most: Option<u64>| {
-            let sum = u64::try_from(there.saturating_add(added)).unwrap_or(0);
-            added > 0 && most.is_some_and(|most| sum > most)
+        let beyond = |added: i128, there: i128, most: Option<u64>| {
+            added > 0 && most.is_some_and(|most| there + added > i128::from(most))
         };
         beyond(self.bytes, there.bytes, bound.bytes) || beyond(self.files, there.files, bound.files)
     }
@@ -103,38 +102,51 @@ impl Quotas {
         Ok(amount)
     }
 
-    /// Forgets counts that another setting, or a directory that was moved, has made void; answers
+    /// Forgets the counts of directories that have no limit any more, as nobody keeps them up. Answers
     /// whether there are any left.
-    fn refresh(&self) -> bool {
+    fn refresh(&self, r: &impl Read) -> Result<bool> {
         let generation = self.walk.generation();
-        let mut counted = self.counted.lock();
-        counted.pending.clear();
-        if counted.generation != generation {
-            counted.generation = generation;
-            counted.below.clear();
+        let known: Vec<Number> = {
+            let mut counted = self.counted.lock();
+            counted.pending.clear();
+            if counted.generation == generation {
+                return Ok(!counted.below.is_empty());
+            }
+            counted.below.keys().copied().collect()
+        };
+        let mut gone = Vec::new();
+        for dir in known {
+            if !self.bounds(r, dir)?.iter().any(|bound| bound.dir == dir) {
+                gone.push(dir);
+            }
         }
-        !counted.below.is_empty()
+        let mut counted = self.counted.lock();
+        counted.generation = generation;
+        counted.below.retain(|dir, _| !gone.contains(dir));
+        Ok(!counted.below.is_empty())
     }
 }
 
 #[cfg(test)]
 impl Quotas {
-    /// Whether what is kept is what a count finds.
-    pub fn check(&self, r: &impl Read) {
-        self.refresh();
-        for (dir, kept) in &self.counted.lock().below {
-            match count(r, *dir) {
-                Ok(found) => assert_eq!(*kept, found, "below {dir}"),
-                Err(error) => assert!(matches!(error, Error::Stale), "{error}"),
-            }
-        }
+    /// What is kept of directories that have a limit, and what a count finds.
+    pub fn kept_and_found(
+        &self,
+        r: &impl Read,
+    ) -> Result<(BTreeMap<Number, Amount>, BTreeMap<Number, Amount>)> {
+        self.refresh(r)?;
+        let kept: BTreeMap<_, _> = self.counted.lock().below.clone().into_iter().collect();
+        let found = kept.keys().map(|dir| Ok((*dir, count(r, *dir)?)));
+        let found = found.filter(|found| !matches!(found, Err(Error::Stale)));
+        let found = found.collect::<Result<BTreeMap<_, _>>>()?;
+        Ok((kept, found))
     }
 }
 
 impl<D: Device> Guard<D> for Quotas {
     fn admit(&self, tx: &Tx<'_, D>) -> Result<()> {
         let before = tx.before();
-        let counting = self.refresh();
+        let counting = self.refresh(before)?;
         let mut changed = Vec::new();
         let mut bounded = counting;
         for (number, value) in tx.inodes() {
@@ -184,7 +196,12 @@ impl<D: Device> Guard<D> for Quotas {
             if amount == Amount::default() {
                 continue;
             }
-            if amount.breaks(self.below(before, dir)?, &bound) {
+            let (files, bytes) = tx.allowance();
+            let asked = Amount {
+                bytes: amount.bytes - i128::from(bytes),
+                files: amount.files - i128::from(files),
+            };
+            if asked.breaks(self.below(before, dir)?, &bound) {
                 return Err(Error::Quota);
             }
             pending.push((dir, amount));
@@ -207,6 +224,8 @@ impl<D: Device> Guard<D> for Quotas {
 fn count(r: &impl Read, dir: Number) -> Result<Amount> {
     let mut sum = Amount::default();
     let mut dirs = vec![dir];
+    // A damaged directory may contain one that contains it.
+    let mut seen = HashSet::from([dir, ROOT]);
     while let Some(dir) = dirs.pop() {
         let mut entries = Vec::new();
         namespace::read_dir(r, dir, 0, &mut |entry| {
@@ -220,7 +239,7 @@ fn count(r: &impl Read, dir: Number) -> Result<Amount> {
             // Of several names only the one given last counts.
             if inode.parent == dir && inode.name_hash == hash {
                 sum = sum.plus(Amount::of(&inode));
-                if inode.is_dir() {
+                if inode.is_dir() && seen.insert(number) {
                     dirs.push(number);
                 }
             }
@@ -230,19 +249,19 @@ fn count(r: &impl Read, dir: Number) -> Result<Amount> {
 }
 
 impl<D: Device> Store<D> {
-    /// Refuses to let a value get so long: who writes it is told, as few heed what closing answers.
-    pub(super) fn check_limit(&self, ino: Number, size: u64) -> Result<()> {
+    /// Refuses to let a value, which is `held` bytes long, get so long: who writes it is told, as few heed what closing answers.
+    pub(super) fn check_limit(&self, ino: Number, held: u64, size: u64) -> Result<()> {
         let inode = self.fs.inode(ino)?;
         let bounds = self.quotas.bounds(&*self.cask, inode.parent)?;
-        if size <= inode.size || bounds.is_empty() {
+        if size <= inode.size.max(held) || bounds.is_empty() {
             return Ok(());
         }
         let added = Amount {
-            bytes: i64::try_from(size.saturating_sub(inode.size)).unwrap_or(i64::MAX),
+            bytes: i128::from(size.saturating_sub(inode.size)),
             files: 0,
         };
         self.cask.still(|cask| {
-            self.quotas.refresh();
+            self.quotas.refresh(cask)?;
             for bound in &bounds {
                 if added.breaks(self.quotas.below(cask, bound.dir)?, bound) {
                     return Err(Error::Quota);

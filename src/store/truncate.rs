@@ -83,6 +83,9 @@ impl<D: Device> Store<D> {
                 if size != 0 && size < inode.size {
                     return Err(SHORTENED);
                 }
+                if size == 0 {
+                    self.begins_anew(tx, &mut inode)?;
+                }
                 data::truncate(tx, caller, &mut inode, size, now)?;
                 let name = namespace::name_of(tx, &inode)?;
                 Ok(name.and_then(|name| self.bindings.find(inode.parent, &name)))
@@ -153,7 +156,10 @@ impl<D: Device> Store<D> {
         let ((), lsn) = self.cask.transact_then(
             Class::Release,
             |tx| match live(tx, &log.tie.binding())? {
-                Some(mut inode) => data::truncate(tx, caller, &mut inode, 0, now),
+                Some(mut inode) => {
+                    self.begins_anew(tx, &mut inode)?;
+                    data::truncate(tx, caller, &mut inode, 0, now)
+                }
                 None => Ok(()),
             },
             |()| log.tie.binding().state().emptied(),
@@ -244,6 +250,7 @@ impl<D: Device> Store<D> {
                     Some(inode) if log.tie.is_on(binding) && is_still(&inode, rest) => inode,
                     _ => return Ok(false),
                 };
+                self.begins_anew(tx, &mut inode)?;
                 if rest.len() == 0 {
                     data::truncate(tx, caller, &mut inode, 0, now)?;
                     return Ok(true);

@@ -57,6 +57,17 @@ enum Content {
     Spare(Number, u64),
 }
 
+impl Content {
+    /// Its size, as far as it is not the file's.
+    fn held(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::Spare(_, size) => *size,
+            Self::File => 0,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct State {
     content: Content,
@@ -199,7 +210,7 @@ impl<D: Device> Store<D> {
             _ => offset,
         };
         let end = data::end_of(offset, bytes.len() as u64)?;
-        self.check_limit(handle.ino, end)?;
+        self.check_limit(handle.ino, state.content.held(), end)?;
         if let Content::Memory(_) = state.content {
             self.resize(&mut state, end, true)?;
         }
@@ -246,7 +257,7 @@ impl<D: Device> Store<D> {
         if size == 0 && matches!(state.content, Content::File) {
             state.content = Content::Memory(Vec::new());
         }
-        self.check_limit(handle.ino, size)?;
+        self.check_limit(handle.ino, state.content.held(), size)?;
         self.load_draft(handle, &mut state)?;
         self.resize(&mut state, size, false)?;
         self.changed_draft(handle, &mut state)
@@ -268,7 +279,7 @@ impl<D: Device> Store<D> {
             _ => return Err(Error::NotSupported("this kind of fallocate on a value")),
         }
         let mut state = draft.0.lock();
-        self.check_limit(handle.ino, end)?;
+        self.check_limit(handle.ino, state.content.held(), end)?;
         self.load_draft(handle, &mut state)?;
         self.resize(&mut state, end, true)?;
         self.changed_draft(handle, &mut state)
@@ -409,11 +420,7 @@ impl<D: Device> Store<D> {
     /// Gives the draft this size, or with `grow_only` at least this size. What it grows by is zeros
     /// and is paid for.
     fn resize(&self, state: &mut State, size: u64, grow_only: bool) -> Result<()> {
-        let old = match &state.content {
-            Content::Memory(bytes) => bytes.len() as u64,
-            Content::Spare(_, size) => *size,
-            Content::File => 0,
-        };
+        let old = state.content.held();
         if let Content::Memory(_) = state.content {
             let size = if grow_only { size.max(old) } else { size };
             // Beyond the most that memory takes, it is the cask that is written to.

@@ -154,6 +154,32 @@ fn whose_files_one_may_not_read_their_table_one_may_not_read() {
         .setattr(&ROOT_USER, file, None, &set(0o644, Some(77)))
         .unwrap();
     assert_eq!(w.attr(cat, b"acc").perm, 0o444);
+    // Who may not read one of them as its group may not do so as one of the others.
+    w.store
+        .setattr(&ROOT_USER, file, None, &set(0o604, Some(77)))
+        .unwrap();
+    assert_eq!(w.attr(cat, b"acc").perm, 0);
+}
+
+#[test]
+fn an_order_does_not_grow_with_logs_that_are_truncated() {
+    let w = World::new();
+    let acc = w.dir(b"acc", b"log");
+    w.set(acc, "truncate", b"posix");
+    let mut files: Vec<_> = (1..3)
+        .map(|n| w.open(acc, format!("a_{n}.log").as_bytes(), APPEND))
+        .collect();
+    for n in 0..700_000u32 {
+        w.put(&mut files[(n % 2) as usize], b"x\n");
+        if n % 100_000 == 60_000 {
+            for file in &files {
+                w.ftruncate(*file, 0).unwrap();
+            }
+        }
+    }
+    let parts = crate::fs::arrivals::parts(&**w.store.cask(), acc).unwrap();
+    assert!(parts.len() <= 6, "{} parts", parts.len());
+    assert_eq!(w.table(acc, b"a").len(), 2 * 39_999);
 }
 
 #[test]

@@ -18,9 +18,12 @@ impl World {
             .map(drop)
     }
 
-    /// What stands below a directory as it is kept, if it is, and as it is counted.
+    /// What is kept of each directory that has a limit is what a count finds.
+    #[track_caller]
     fn check_counts(&self) {
-        self.store.quotas.check(&*self.store.cask);
+        let (mut kept, found) = self.store.quotas.kept_and_found(&*self.store.cask).unwrap();
+        kept.retain(|dir, _| found.contains_key(dir));
+        assert_eq!(kept, found);
     }
 }
 
@@ -201,4 +204,42 @@ fn counts_are_right_whatever_is_done() {
         w.check_counts();
     }
     assert!(refused > 50, "refused {refused} times");
+}
+
+#[test]
+fn a_rename_cuts_whatever_the_limit_is() {
+    let (w, dir) = limited("limit-files", b"1");
+    let mut log = w.open(dir, b"a", APPEND);
+    w.put(&mut log, b"1\nbegun");
+    w.mv(dir, b"a", b"a.1");
+    assert_eq!(w.cat(dir, b"a"), b"begun");
+    w.put(&mut log, b", ended\n");
+    w.check_counts();
+    w.mv(dir, b"a", b"a.2");
+    assert_eq!(errno(w.write(&mut log, b"2\n")), libc::EDQUOT);
+    w.store.unlink(&ROOT_USER, dir, b"a.1").unwrap();
+    assert_eq!(errno(w.write(&mut log, b"2\n")), libc::EDQUOT);
+    w.store.unlink(&ROOT_USER, dir, b"a.2").unwrap();
+    w.put(&mut log, b"2\n");
+    w.check_counts();
+}
+
+#[test]
+fn counts_outlive_other_settings_but_not_the_limit() {
+    let (w, dir) = limited("limit", b"10");
+    let sub = w.store.mkdir(&ROOT_USER, dir, b"sub", 0o755).unwrap();
+    let mut log = w.open(sub.attr.ino, b"a", APPEND);
+    w.put(&mut log, b"123456\n");
+    w.set(dir, "keep", b"3");
+    w.rename((dir, b"sub"), (ROOT, b"sub")).unwrap();
+    w.check_counts();
+    w.put(&mut log, b"123456\n");
+    w.set(dir, "limit", b"none");
+    assert!(w.rename((ROOT, b"sub"), (dir, b"sub")).is_ok());
+    w.put(&mut log, b"123456\n");
+    w.set(dir, "limit", b"22");
+    w.check_counts();
+    assert_eq!(errno(w.write(&mut log, b"12\n")), libc::EDQUOT);
+    w.put(&mut log, b"\n");
+    w.check_counts();
 }
