@@ -23,7 +23,6 @@ use fuser::{
 use super::notifier::Kernel;
 use super::ops::{Answer, Errno, Known, Ops, Sized};
 use super::options::Audience;
-use super::waker::Waker;
 use super::workers::Workers;
 use crate::clock::Timestamp;
 use crate::device::Device;
@@ -81,11 +80,8 @@ impl<D: Device + 'static> Connection<D> {
     }
 
     /// The way for notices.
-    pub fn kernel(&self, waker: Arc<Waker>) -> impl Kernel + use<D> {
-        Notifications {
-            notifier: self.session.notifier(),
-            waker,
-        }
+    pub fn kernel(&self) -> impl Kernel + use<D> {
+        Notifications(self.session.notifier())
     }
 
     /// Serves until the filesystem is unmounted.
@@ -97,24 +93,16 @@ impl<D: Device + 'static> Connection<D> {
     }
 }
 
-struct Notifications {
-    notifier: fuser::Notifier,
-    waker: Arc<Waker>,
-}
+struct Notifications(fuser::Notifier);
 
 impl Kernel for Notifications {
     fn forget_inode(&self, ino: Number) -> io::Result<()> {
         // From 0, length 0: all of it.
-        self.notifier.inval_inode(INodeNo(ino), 0, 0)
+        self.0.inval_inode(INodeNo(ino), 0, 0)
     }
 
     fn forget_name(&self, dir: Number, name: &[u8]) -> io::Result<()> {
-        self.notifier
-            .inval_entry(INodeNo(dir), OsStr::from_bytes(name))
-    }
-
-    fn wake(&self, path: &[u8]) -> io::Result<()> {
-        self.waker.wake(path)
+        self.0.inval_entry(INodeNo(dir), OsStr::from_bytes(name))
     }
 }
 

@@ -13,5 +13,4 @@ pub mod sys;
 mod dev;
 mod notifier;
 mod ops;
-mod waker;
 mod workers;

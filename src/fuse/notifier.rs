@@ -22,8 +22,6 @@ pub(super) trait Kernel: Send {
     fn forget_inode(&self, ino: Number) -> io::Result<()>;
     /// Forgets a cached name.
     fn forget_name(&self, dir: Number, name: &[u8]) -> io::Result<()>;
-    /// Wakes who watches a file, by its path in the mount.
-    fn wake(&self, path: &[u8]) -> io::Result<()>;
 }
 
 /// Notices on their way to the kernel.
@@ -33,32 +31,32 @@ pub(super) struct Notices {
     changed: Condvar,
 }
 
-/// What the kernel shall forget, or tell others.
+/// What the kernel shall forget.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum News {
+enum Stale {
     Inode(Number),
     Name(Number, Vec<u8>),
-    Touched(Vec<u8>),
 }
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<News>,
-    waiting: HashSet<News>,
+    queue: VecDeque<Stale>,
+    waiting: HashSet<Stale>,
     ended: bool,
 }
 
 impl Notices {
     /// Leaves a notice.
     pub fn leave(&self, notice: Notice) {
-        let news = match notice {
-            Notice::InvalidateInode(ino) => News::Inode(ino),
-            Notice::InvalidateEntry(dir, name) => News::Name(dir, name),
-            Notice::Touched(path) => News::Touched(path),
+        let stale = match notice {
+            Notice::InvalidateInode(ino) => Stale::Inode(ino),
+            Notice::InvalidateEntry(dir, name) => Stale::Name(dir, name),
+            // Nothing that the kernel holds is out of date.
+            Notice::Touched(..) => return,
         };
         let mut state = self.state.lock();
-        if !state.ended && state.waiting.insert(news.clone()) {
-            state.queue.push_back(news);
+        if !state.ended && state.waiting.insert(stale.clone()) {
+            state.queue.push_back(stale);
             self.changed.notify_one();
         }
     }
@@ -69,16 +67,16 @@ impl Notices {
     }
 
     /// The next to deliver; `None` at the end.
-    fn next(&self) -> Option<News> {
+    fn next(&self) -> Option<Stale> {
         let mut state = self.state.lock();
         loop {
             if state.ended {
                 return None;
             }
-            if let Some(news) = state.queue.pop_front() {
+            if let Some(stale) = state.queue.pop_front() {
                 // Taken out before it is delivered: what is left from now on is a new change.
-                state.waiting.remove(&news);
-                return Some(news);
+                state.waiting.remove(&stale);
+                return Some(stale);
             }
             self.changed.wait(&mut state);
         }
@@ -101,8 +99,8 @@ impl Notifier {
         let thread = thread::Builder::new()
             .name("notifier".into())
             .spawn(move || {
-                while let Some(news) = queue.next() {
-                    deliver(&kernel, &news);
+                while let Some(stale) = queue.next() {
+                    deliver(&kernel, &stale);
                 }
             })?;
         Ok(Self {
@@ -121,18 +119,15 @@ impl Drop for Notifier {
     }
 }
 
-fn deliver(kernel: &impl Kernel, news: &News) {
-    let told = match news {
-        News::Inode(ino) => kernel.forget_inode(*ino),
-        News::Name(dir, name) => kernel.forget_name(*dir, name),
-        News::Touched(path) => kernel.wake(path),
+fn deliver(kernel: &impl Kernel, stale: &Stale) {
+    let told = match stale {
+        Stale::Inode(ino) => kernel.forget_inode(*ino),
+        Stale::Name(dir, name) => kernel.forget_name(*dir, name),
     };
     match told.map_err(|error| (error.raw_os_error(), error)) {
         // The kernel does not know the inode or the name, or there is no mount any more.
         Ok(()) | Err((Some(libc::ENOENT | libc::ENOTDIR | libc::ENODEV | libc::ENOTCONN), _)) => {}
-        // Watchers that cannot be woken, by somebody else than root or by a path that leads elsewhere.
-        Err((Some(libc::EPERM | libc::EACCES | libc::ELOOP | libc::EXDEV), _)) => {}
-        Err((_, error)) => log::warn!("the kernel did not take a notice ({news:?}): {error}"),
+        Err((_, error)) => log::warn!("the kernel did not take a notice ({stale:?}): {error}"),
     }
 }
 
@@ -162,9 +157,6 @@ mod tests {
         fn forget_name(&self, dir: Number, name: &[u8]) -> io::Result<()> {
             self.take(format!("{dir}/{}", String::from_utf8_lossy(name)))
         }
-        fn wake(&self, path: &[u8]) -> io::Result<()> {
-            self.take(String::from_utf8_lossy(path).into_owned())
-        }
     }
 
     #[test]
@@ -191,9 +183,6 @@ mod tests {
         notices.leave(Notice::InvalidateInode(8));
         go.send(()).unwrap();
         assert_eq!(took.recv().unwrap(), "inode 8");
-        notices.leave(Notice::Touched(b"logs/a".to_vec()));
-        go.send(()).unwrap();
-        assert_eq!(took.recv().unwrap(), "logs/a");
         drop(go);
         drop(notifier);
         assert!(took.try_recv().is_err());

@@ -9,7 +9,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::waker::Waker;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::FileKind;
@@ -74,16 +73,11 @@ pub(super) struct Durability {
 pub(super) struct Ops<D: Device> {
     store: Arc<Store<D>>,
     durability: Durability,
-    waker: Arc<Waker>,
 }
 
 impl<D: Device> Ops<D> {
-    pub fn new(store: Arc<Store<D>>, durability: Durability, waker: Arc<Waker>) -> Self {
-        Self {
-            store,
-            durability,
-            waker,
-        }
+    pub fn new(store: Arc<Store<D>>, durability: Durability) -> Self {
+        Self { store, durability }
     }
 
     pub fn lookup(&self, caller: &Caller, dir: Number, name: &[u8]) -> Answer<Known> {
@@ -104,9 +98,6 @@ impl<D: Device> Ops<D> {
         set: &SetAttr,
     ) -> Answer<Known> {
         self.serve("setattr", |store| {
-            if self.waker.is_waking(caller.tid) {
-                return Ok(store.getattr(ino, fh)?.into());
-            }
             Ok(store.setattr(caller, ino, fh, set)?.into())
         })
     }
@@ -447,11 +438,7 @@ mod tests {
         Cask::format(&device, &FormatOptions::default()).unwrap();
         let cask = Cask::open(device, OpenOptions::default()).unwrap();
         let store = Store::new(Arc::new(cask), Arc::new(SystemClock)).unwrap();
-        Ops::new(
-            Arc::new(store),
-            durability,
-            Arc::new(Waker::new("/".into())),
-        )
+        Ops::new(Arc::new(store), durability)
     }
 
     #[test]

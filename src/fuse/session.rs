@@ -24,7 +24,6 @@ use super::mounts::{self, CaskMount};
 use super::notifier::{Notices, Notifier};
 use super::ops::{Durability, Ops};
 use super::options::{Audience, Options};
-use super::waker::Waker;
 use crate::cask::{Cask, OpenOptions};
 use crate::clock::SystemClock;
 use crate::device::{Access, Device, FileDevice};
@@ -234,8 +233,7 @@ fn serve_store<D: Device + 'static>(
         writes: options.sync,
         names: options.dir_sync,
     };
-    let waker = Arc::new(Waker::new(target.mountpoint.clone()));
-    let ops = Ops::new(Arc::clone(store), durability, Arc::clone(&waker));
+    let ops = Ops::new(Arc::clone(store), durability);
     let audience = options.audience.unwrap_or(if mounting::is_root() {
         Audience::All
     } else {
@@ -254,8 +252,7 @@ fn serve_store<D: Device + 'static>(
     let mut mount = Attached::new(&target.mountpoint);
     let start = || Error::io("cannot start serving");
     let connection = Connection::greet(ops, connection, audience, threads).map_err(start())?;
-    let _notifier =
-        Notifier::start(notices, connection.kernel(Arc::clone(&waker))).map_err(start())?;
+    let _notifier = Notifier::start(notices, connection.kernel()).map_err(start())?;
     let _ticker = Ticker::start(Arc::clone(store)).map_err(start())?;
     let server = thread::Builder::new()
         .name("server".into())
@@ -265,8 +262,7 @@ fn serve_store<D: Device + 'static>(
         })
         .map_err(start())?;
 
-    let root = fs::metadata(&target.mountpoint).map_err(Error::io("the mount does not answer"))?;
-    waker.begin(root.dev());
+    fs::metadata(&target.mountpoint).map_err(Error::io("the mount does not answer"))?;
     log::info!(
         "{} is mounted on {}",
         target.container.display(),
@@ -274,8 +270,7 @@ fn serve_store<D: Device + 'static>(
     );
     ready().map_err(Error::io("nobody waits for the mount any more"))?;
 
-    let ended = wait(&mount, happens, &waker);
-    if let Some(ended) = ended {
+    if let Some(ended) = wait(&mount, happens) {
         mount.gone = true;
         // Its event was its last word.
         let _ = server.join();
@@ -289,10 +284,8 @@ fn serve_store<D: Device + 'static>(
 }
 
 /// Waits for the end of the session. `None` when programs still use files and are to be cut off.
-fn wait(mount: &Attached<'_>, happens: &Receiver<Event>, waker: &Waker) -> Option<io::Result<()>> {
-    let happened = happens.recv();
-    waker.end();
-    match happened {
+fn wait(mount: &Attached<'_>, happens: &Receiver<Event>) -> Option<io::Result<()>> {
+    match happens.recv() {
         Ok(Event::Ended(ended)) => return Some(ended),
         Ok(Event::Signal(signal)) => log::info!("signal {signal}: unmounting"),
         // Both senders live as long as this thread waits.

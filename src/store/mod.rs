@@ -44,7 +44,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::device::Device;
 use crate::error::Result;
 use crate::format::key::Number;
-use crate::fs::{Attr, Caller, Fs, Inode, StatFs, namespace};
+use crate::fs::{Attr, Caller, Fs, Inode, StatFs};
 
 use absence::Absences;
 use arrivals::Arrivals;
@@ -89,9 +89,10 @@ pub enum Notice {
     InvalidateInode(Number),
     /// A cached name of this directory is out of date.
     InvalidateEntry(Number, Vec<u8>),
-    /// The live log with this path, from the root without a slash, got a record through a handle that the kernel believes to be on
-    /// another file: wake the watchers of the name. At most once a [`Store::tick`] per name.
-    Touched(Vec<u8>),
+    /// The live log of this name in this directory got a record through a handle that the kernel
+    /// believes to be on another file: wake the watchers of the name. At most once a
+    /// [`Store::tick`] per name.
+    Touched(Number, Vec<u8>),
 }
 
 /// Takes notices; must not block.
@@ -193,14 +194,8 @@ impl<D: Device> Store<D> {
         self.absences.expire(now);
         for binding in std::mem::take(&mut *self.touched.lock()) {
             binding.untouch();
-            if let Some((dir, name)) = binding.name()
-                && let Ok(Some(mut path)) = namespace::path_of(&*self.cask, dir)
-            {
-                if !path.is_empty() {
-                    path.push(b'/');
-                }
-                path.extend(name);
-                self.notify(Notice::Touched(path));
+            if let Some((dir, name)) = binding.name() {
+                self.notify(Notice::Touched(dir, name));
             }
         }
         if self.cask.read_only().is_none() {

@@ -1,19 +1,14 @@
-//! Those who follow a log: inotify, `tail`, `mmap`.
+//! Those who follow a log: `tail`, `mmap`.
 //!
 //! A cut happens behind the kernel's back as far as the writers are concerned. What is asked here is
-//! whether readers notice: woken under the right name, given every record, shown the right bytes.
+//! whether readers notice: given every record, shown the right bytes.
 
-use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::mem::MaybeUninit;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use rustix::fs::inotify;
 
 use super::guard::{Cask, installed, pace, sh, until};
 
@@ -26,63 +21,6 @@ fn cut_log(log: &Path, segment: PathBuf) {
     let log = log.to_owned();
     let cut = thread::spawn(move || fs::rename(log, segment));
     cut.join().unwrap().unwrap();
-}
-
-/// The names, of a watched directory, and the marks of watched files, for which there was a
-/// modification since.
-fn modified(watch: &rustix::fd::OwnedFd) -> Vec<(i32, String)> {
-    let mut space = [MaybeUninit::uninit(); 4096];
-    let mut reader = inotify::Reader::new(watch, &mut space);
-    let mut found = Vec::new();
-    while let Ok(event) = reader.next() {
-        if event.events().contains(inotify::ReadFlags::MODIFY) {
-            let name = event.file_name().map(|name| name.to_string_lossy());
-            found.push((event.wd(), name.unwrap_or_default().into_owned()));
-        }
-    }
-    found
-}
-
-#[test]
-fn watchers_are_woken_under_the_name_that_is_written() {
-    let Some(mut cask) = Cask::mounted() else {
-        return;
-    };
-    let (logs, log) = (cask.path("logs"), cask.path("logs/a"));
-    let mut writer = append(&log);
-    writer.write_all(b"1\n").unwrap();
-    cut_log(&log, cask.path("logs/a.1"));
-    writer.write_all(b"2\n").unwrap();
-    let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
-    let watch = inotify::init(flags).unwrap();
-    let dir = inotify::add_watch(&watch, &logs, inotify::WatchFlags::MODIFY).unwrap();
-    let file = inotify::add_watch(&watch, &log, inotify::WatchFlags::MODIFY).unwrap();
-    let before = fs::metadata(&log).unwrap();
-    // What was written before may still be on its way to the watchers.
-    pace(Duration::from_millis(300));
-    modified(&watch);
-    let start = Instant::now();
-    writer.write_all(b"3\n").unwrap();
-    let written = fs::metadata(&log).unwrap();
-    let mut seen = HashSet::new();
-    until("the watchers are woken", Duration::from_secs(10), || {
-        seen.extend(modified(&watch));
-        seen.contains(&(file, String::new())) && seen.contains(&(dir, "a".to_owned()))
-    });
-    let took = start.elapsed();
-    assert!(took < Duration::from_secs(1), "woken after {took:?}");
-    // Being woken changes nothing.
-    pace(Duration::from_millis(300));
-    let after = fs::metadata(&log).unwrap();
-    let times = |m: &fs::Metadata| (m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec());
-    assert_eq!(times(&written), times(&after));
-    assert!(times(&before) < times(&after));
-    // Nobody is woken for nothing.
-    modified(&watch);
-    pace(Duration::from_millis(300));
-    assert_eq!(modified(&watch), []);
-    drop((writer, watch));
-    cask.unmount();
 }
 
 struct Tail(Child);

@@ -471,7 +471,7 @@ fn watchers_are_woken_by_the_next_tick_and_once() {
     }
     assert_eq!(w.heard(), []);
     w.store.tick().unwrap();
-    assert_eq!(w.heard(), [Notice::Touched(b"logs/a".to_vec())]);
+    assert_eq!(w.heard(), [Notice::Touched(logs, b"a".to_vec())]);
     w.store.tick().unwrap();
     assert_eq!(w.heard(), []);
     let mut direct = w.open(logs, b"a", APPEND);
