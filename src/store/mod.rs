@@ -9,6 +9,7 @@
 
 mod absence;
 mod arrivals;
+mod assemble;
 mod attrs;
 mod binding;
 mod cat;
