@@ -3,7 +3,8 @@
 //! Appends are not numbered: a mark is written only when another file is appended to than the time
 //! before, and says how long that one was then. So a log that is written alone costs nothing, and what
 //! lies between two marks of a file came in one piece. Marks stand in contents of their own, a part of
-//! the order in each; a part whose files are all gone goes as a whole when a new one is begun.
+//! the order in each; a part whose files are all gone, or were truncated since, goes as a whole when a
+//! new one is begun.
 //! Invariant: the marks of a part stand from its beginning without a gap.
 
 use std::collections::HashSet;

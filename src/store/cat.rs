@@ -7,7 +7,7 @@
 //! in it once, and the bytes of one file stand in their order; but what is truncated before it is read,
 //! and the begun record that a cut carries away, is not there any more.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use parking_lot::Mutex;
 
@@ -211,6 +211,9 @@ impl<D: Device> Store<D> {
     /// # Errors
     /// [`Error::NotFound`] when there is none; those of reading.
     pub(super) fn files_of(&self, dir: Number, table: &[u8]) -> Result<Vec<Inode>> {
+        if !self.has_tables(dir)? {
+            return Err(Error::NotFound);
+        }
         let mut files = Vec::new();
         namespace::read_dir(&*self.cask, dir, 0, &mut |entry| {
             let found = table_of(&entry.name).is_some_and(|(of, _)| of == table);
@@ -223,12 +226,12 @@ impl<D: Device> Store<D> {
             }
             Ok(true)
         })?;
-        if files.is_empty() || !self.has_tables(dir)? {
+        if files.is_empty() {
             return Err(Error::NotFound);
         }
         files.sort_by_key(|inode| (inode.mtime, inode.number));
         // Two names of one file.
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         files.retain(|inode| seen.insert(inode.number));
         Ok(files)
     }

@@ -14,6 +14,12 @@ impl World {
         bytes
     }
 
+    /// The logs of two processes of one table.
+    fn two(&self, acc: Number) -> (File, File) {
+        let open = |name| self.open(acc, name, APPEND);
+        (open(b"acc_1.log"), open(b"acc_2.log"))
+    }
+
     /// The same cask with nothing in memory.
     pub(super) fn again(self) -> Self {
         World::over(Arc::clone(&self.store.cask))
@@ -65,8 +71,7 @@ fn one_that_is_not_mentioned_comes_first_and_what_is_left_last() {
 fn a_stream_is_what_was_there_when_it_was_opened() {
     let w = World::new();
     let acc = w.dir(b"acc", b"log");
-    let mut one = w.open(acc, b"acc_1.log", APPEND);
-    let mut two = w.open(acc, b"acc_2.log", APPEND);
+    let (mut one, mut two) = w.two(acc);
     w.put(&mut one, b"1\n");
     w.put(&mut two, b"2\n");
     let cat = w.attr(w.door(acc), b"cat").ino;
@@ -93,18 +98,12 @@ fn a_stream_is_what_was_there_when_it_was_opened() {
 fn the_order_survives() {
     let w = World::new();
     let acc = w.dir(b"acc", b"log");
-    let (mut one, mut two) = (
-        w.open(acc, b"acc_1.log", APPEND),
-        w.open(acc, b"acc_2.log", APPEND),
-    );
+    let (mut one, mut two) = w.two(acc);
     w.put(&mut one, b"1\n");
     w.put(&mut two, b"2\n");
     w.put(&mut one, b"3\n");
     let w = w.again();
-    let (mut one, mut two) = (
-        w.open(acc, b"acc_1.log", APPEND),
-        w.open(acc, b"acc_2.log", APPEND),
-    );
+    let (mut one, mut two) = w.two(acc);
     w.put(&mut one, b"4\n");
     w.put(&mut two, b"5\n");
     w.put(&mut one, b"6\n");
@@ -116,10 +115,7 @@ fn a_log_that_cuts_itself_within_a_write_stays_in_order() {
     let w = World::new();
     let acc = w.dir(b"acc", b"log");
     w.set(acc, "roll-lines", b"2");
-    let (mut one, mut two) = (
-        w.open(acc, b"acc_1.log", APPEND),
-        w.open(acc, b"acc_2.log", APPEND),
-    );
+    let (mut one, mut two) = w.two(acc);
     w.put(&mut one, b"1\n2\n3\n4\n5\n");
     w.put(&mut two, b"6\n7\n8\n");
     w.put(&mut one, b"9\n10\n");
@@ -130,8 +126,7 @@ fn a_log_that_cuts_itself_within_a_write_stays_in_order() {
 fn whose_files_one_may_not_read_their_table_one_may_not_read() {
     let w = World::new();
     let acc = w.dir(b"acc", b"log");
-    let mut one = w.open(acc, b"acc_1.log", APPEND);
-    let mut two = w.open(acc, b"acc_2.log", APPEND);
+    let (mut one, mut two) = w.two(acc);
     w.put(&mut one, b"1\n");
     w.put(&mut two, b"2\n");
     let cat = w.attr(w.door(acc), b"cat").ino;
