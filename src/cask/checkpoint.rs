@@ -146,6 +146,7 @@ impl<D: Device> Cask<D> {
 
         // From here on the new checkpoint counts.
         self.alloc.publish(plan);
+        self.records.follow(&overlay);
         for run in &frees {
             (run.start..run.start + run.len).for_each(|block| self.tree.forget(block));
         }

@@ -9,6 +9,7 @@ mod checkpoint;
 mod departures;
 mod growth;
 mod overlay;
+mod records;
 mod recovery;
 mod space;
 mod tx;
@@ -44,6 +45,7 @@ use crate::wal::{Outcome, Wal};
 
 use departures::Departures;
 use overlay::Overlay;
+use records::Records;
 
 /// A checkpoint is due when this much of the log waits for it, or half of the ring.
 const LOG_DUE: u64 = 16 << 20;
@@ -141,6 +143,7 @@ pub struct Cask<D: Device> {
     state: RwLock<State>,
     alloc: Arc<Allocator>,
     tree: Tree<D>,
+    records: Records,
     wal: Wal<D>,
     /// What checkpoints gave up, with the checkpoint whose readers may still need it; oldest first.
     lingering: Mutex<VecDeque<(Weak<Snapshot>, Vec<Run>)>>,

@@ -79,6 +79,10 @@ impl Chunk {
             }
             apart
         });
+        if self.known.is_empty() {
+            // Most blocks are written once, and there may be very many of them.
+            self.known.reserve_exact(1);
+        }
         let index = self.known.partition_point(|range| range.start < start);
         self.known.insert(index, start..stop);
     }
@@ -129,7 +133,7 @@ pub struct Content {
     /// Blocks from this one on hold nothing of the layers below.
     pub floor: Option<u64>,
     /// Known bytes by block.
-    pub chunks: BTreeMap<u64, Chunk>,
+    pub chunks: BTreeMap<u64, Box<Chunk>>,
     /// Blocks in place, by first block of the content; under the chunks.
     pub extents: BTreeMap<u64, Extent>,
 }

@@ -14,6 +14,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::checkpoint::{padded, root_of};
 use super::departures::Departures;
 use super::overlay::Overlay;
+use super::records::Records;
 use super::space::Need;
 use super::{Cask, Snapshot, State};
 use crate::alloc::{Allocator, Run};
@@ -35,7 +36,7 @@ use crate::tree::Tree;
 use crate::wal::{Mark, Replay, Wal, replay};
 
 /// Memory for tree pages.
-const CACHE_BYTES: usize = 96 << 20;
+const CACHE_BYTES: usize = 80 << 20;
 /// A container that grows starts with room for this many bytes beside its log.
 const FIRST_ROOM: u64 = 8 << 20;
 
@@ -471,6 +472,7 @@ impl<D: Device> Unrecovered<D> {
             state: RwLock::new(state),
             alloc: Arc::new(alloc),
             tree,
+            records: Records::new(),
             wal,
             lingering: Mutex::new(VecDeque::new()),
             failed: OnceLock::new(),

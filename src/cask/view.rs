@@ -394,7 +394,7 @@ impl<D: Device> Read for Cask<D> {
         };
         match frozen.as_ref().and_then(|overlay| overlay.items.get(key)) {
             Some(value) => Ok(value.clone()),
-            None => self.tree.get(&snapshot.root, key),
+            None => self.settled(&snapshot, key),
         }
     }
 

@@ -20,14 +20,17 @@ use crate::format::page::Page;
 const PAGE_OVERHEAD: usize = 384;
 /// Bytes that the cells of a page have on the average, at most, for it to be dense.
 const DENSE_CELL: usize = 96;
+/// The part of all pages that sparse ones have at least: one of so many. What a look-up needs of them
+/// is remembered elsewhere.
+const SPARSE_SHARE: usize = 8;
 /// Insertions of dense pages between two looks at how many there are.
 const LOOK_EVERY: usize = 256;
 
 /// Keeps about as many pages as it was made for.
 pub(super) struct PageCache {
-    /// Dense pages: up to three quarters of all.
+    /// Dense pages: up to seven eighths of all.
     dense: Cache<u64, Arc<Node>>,
-    /// The others: what the dense ones leave, a quarter at least.
+    /// The others: what the dense ones leave, an eighth at least.
     sparse: Cache<u64, Arc<Node>>,
     pages: usize,
     insertions: AtomicUsize,
@@ -38,7 +41,7 @@ impl PageCache {
     pub fn new(block_len: usize, bytes: usize) -> Self {
         let pages = (bytes / (block_len + PAGE_OVERHEAD)).max(8);
         Self {
-            dense: Cache::new(pages - pages / 4),
+            dense: Cache::new(pages - pages / SPARSE_SHARE),
             sparse: Cache::new(pages),
             pages,
             insertions: AtomicUsize::new(0),
@@ -71,7 +74,8 @@ impl PageCache {
         let count = self.insertions.fetch_add(1, Ordering::Relaxed) + 1;
         if count.is_multiple_of(LOOK_EVERY) {
             let left = self.pages.saturating_sub(self.dense.len());
-            self.sparse.set_capacity(left.max(self.pages / 4) as u64);
+            self.sparse
+                .set_capacity(left.max(self.pages / SPARSE_SHARE) as u64);
         }
     }
 
