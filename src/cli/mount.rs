@@ -12,12 +12,12 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use super::MYSELF;
 use super::exit::CliError;
+use super::wake;
 use crate::fuse::options::Options;
 use crate::fuse::session::{self, Target};
 
-/// This program, also when its file was replaced since it was started.
-const MYSELF: &str = "/proc/self/exe";
 /// The allocator's time until freed memory goes back to the kernel, in milliseconds. The daemon's is
 /// bounded and soon used again; given back in pieces it would lose its huge pages, and with them a
 /// sixth of what a look-up in a large directory takes.
@@ -87,7 +87,7 @@ pub fn run(args: MountArgs) -> Result<(), CliError> {
         if let Some(log) = &args.log {
             log_to(log)?;
         }
-        return session::serve(&target, &options, || Ok(())).map_err(failed);
+        return session::serve(&target, &options, wake::command, || Ok(())).map_err(failed);
     }
     start_daemon(&args, &target)
 }
@@ -203,7 +203,7 @@ fn become_daemon(args: &MountArgs, ready: &mut bool) -> Result<(), CliError> {
         }
         Ok(())
     };
-    session::serve(&target, &options, is_ready).map_err(failed)
+    session::serve(&target, &options, wake::command, is_ready).map_err(failed)
 }
 
 fn tell(line: &str) -> io::Result<()> {
