@@ -33,6 +33,7 @@ mod rotate;
 mod set;
 mod stat;
 mod umount;
+mod wake;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -76,7 +77,12 @@ enum Verb {
     Rotate(rotate::RotateArgs),
     Insert(insert::InsertArgs),
     Fields(fields::FieldsArgs),
+    #[command(hide = true)]
+    WakeWatchers(wake::WakeArgs),
 }
+
+/// This program, also when its file was replaced since it was started.
+const MYSELF: &str = "/proc/self/exe";
 
 /// Runs the command line.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -118,6 +124,7 @@ fn execute(verb: Verb) -> Result<Outcome, CliError> {
         Verb::Rotate(args) => rotate::run(args),
         Verb::Insert(args) => insert::run(args),
         Verb::Fields(args) => fields::run(args),
+        Verb::WakeWatchers(args) => wake::run(args),
     };
     done.map(|()| Outcome::Done)
 }

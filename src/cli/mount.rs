@@ -12,12 +12,12 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use super::MYSELF;
 use super::exit::CliError;
+use super::wake;
 use crate::fuse::options::Options;
 use crate::fuse::session::{self, Target};
 
-/// This program, also when its file was replaced since it was started.
-const MYSELF: &str = "/proc/self/exe";
 /// What the allocator is told, where the user says nothing else: freed memory goes back to the kernel
 /// after a tenth of a second, but by whole huge pages (of 2048 KiB) only. Given back in pieces it would
 /// lose them, and with them a sixth of what a look-up in a large directory takes.
@@ -90,7 +90,7 @@ pub fn run(args: MountArgs) -> Result<(), CliError> {
         if let Some(log) = &args.log {
             log_to(log)?;
         }
-        return session::serve(&target, &options, || Ok(())).map_err(failed);
+        return session::serve(&target, &options, wake::command, || Ok(())).map_err(failed);
     }
     start_daemon(&args, &target)
 }
@@ -205,7 +205,7 @@ fn become_daemon(args: &MountArgs, ready: &mut bool) -> Result<(), CliError> {
         }
         Ok(())
     };
-    session::serve(&target, &options, is_ready).map_err(failed)
+    session::serve(&target, &options, wake::command, is_ready).map_err(failed)
 }
 
 fn tell(line: &str) -> io::Result<()> {

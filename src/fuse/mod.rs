@@ -9,6 +9,8 @@ pub mod mounts;
 pub mod options;
 pub mod session;
 pub mod sys;
+pub mod waker;
+pub mod waking;
 
 mod dev;
 mod notifier;

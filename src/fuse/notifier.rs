@@ -51,8 +51,6 @@ impl Notices {
         let stale = match notice {
             Notice::InvalidateInode(ino) => Stale::Inode(ino),
             Notice::InvalidateEntry(dir, name) => Stale::Name(dir, name),
-            // Nothing that the kernel holds is out of date.
-            Notice::Touched(..) => return,
         };
         let mut state = self.state.lock();
         if !state.ended && state.waiting.insert(stale.clone()) {

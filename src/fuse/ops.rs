@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::waker::WakeUps;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::FileKind;
@@ -73,11 +74,16 @@ pub(super) struct Durability {
 pub(super) struct Ops<D: Device> {
     store: Arc<Store<D>>,
     durability: Durability,
+    wake_ups: Arc<WakeUps>,
 }
 
 impl<D: Device> Ops<D> {
-    pub fn new(store: Arc<Store<D>>, durability: Durability) -> Self {
-        Self { store, durability }
+    pub fn new(store: Arc<Store<D>>, durability: Durability, wake_ups: Arc<WakeUps>) -> Self {
+        Self {
+            store,
+            durability,
+            wake_ups,
+        }
     }
 
     pub fn lookup(&self, caller: &Caller, dir: Number, name: &[u8]) -> Answer<Known> {
@@ -98,6 +104,10 @@ impl<D: Device> Ops<D> {
         set: &SetAttr,
     ) -> Answer<Known> {
         self.serve("setattr", |store| {
+            // It was sent so that the kernel tells who watches, and has done so.
+            if self.wake_ups.is_waking(caller.tid) {
+                return Ok(store.getattr(ino, fh)?.into());
+            }
             Ok(store.setattr(caller, ino, fh, set)?.into())
         })
     }
@@ -438,7 +448,7 @@ mod tests {
         Cask::format(&device, &FormatOptions::default()).unwrap();
         let cask = Cask::open(device, OpenOptions::default()).unwrap();
         let store = Store::new(Arc::new(cask), Arc::new(SystemClock)).unwrap();
-        Ops::new(Arc::new(store), durability)
+        Ops::new(Arc::new(store), durability, Arc::default())
     }
 
     #[test]

@@ -24,6 +24,8 @@ use super::mounts::{self, CaskMount};
 use super::notifier::{Notices, Notifier};
 use super::ops::{Durability, Ops};
 use super::options::{Audience, Options};
+use super::waker::{Helper, WakeUps, Waker};
+use super::waking::MountPlace;
 use crate::cask::{Cask, OpenOptions};
 use crate::clock::SystemClock;
 use crate::device::{Access, Device, FileDevice};
@@ -101,6 +103,7 @@ impl Target {
 
 /// Mounts and serves until the filesystem is unmounted or a signal ends it. `ready` is called once,
 /// when the mountpoint answers; if it fails, nobody waits for the mount any more, and it is undone.
+/// `helper` is how the process is started that wakes those who watch a log.
 ///
 /// SIGTERM, SIGINT and SIGHUP unmount. Programs that still use files keep them for five seconds, or
 /// until the next signal.
@@ -112,6 +115,7 @@ impl Target {
 pub fn serve(
     target: &Target,
     options: &Options,
+    helper: Helper,
     ready: impl FnOnce() -> io::Result<()>,
 ) -> Result<()> {
     let (events, happens) = channel();
@@ -130,7 +134,7 @@ pub fn serve(
         options.read_only = true;
     }
     let store = Arc::new(Store::new(Arc::new(cask), Arc::new(SystemClock))?);
-    let served = serve_store(&store, target, &options, ready, (events, &happens));
+    let served = serve_store(&store, target, &options, helper, ready, (events, &happens));
     let closed = store.close();
     served.and(closed)
 }
@@ -223,6 +227,7 @@ fn serve_store<D: Device + 'static>(
     store: &Arc<Store<D>>,
     target: &Target,
     options: &Options,
+    helper: Helper,
     ready: impl FnOnce() -> io::Result<()>,
     (events, happens): (Sender<Event>, &Receiver<Event>),
 ) -> Result<()> {
@@ -233,7 +238,10 @@ fn serve_store<D: Device + 'static>(
         writes: options.sync,
         names: options.dir_sync,
     };
-    let ops = Ops::new(Arc::clone(store), durability);
+    let wake_ups = Arc::new(WakeUps::default());
+    let asked = Arc::clone(&wake_ups);
+    store.set_wake_sink(Box::new(move |path| asked.ask(path)));
+    let ops = Ops::new(Arc::clone(store), durability, Arc::clone(&wake_ups));
     let audience = options.audience.unwrap_or(if mounting::is_root() {
         Audience::All
     } else {
@@ -262,7 +270,10 @@ fn serve_store<D: Device + 'static>(
         })
         .map_err(start())?;
 
-    fs::metadata(&target.mountpoint).map_err(Error::io("the mount does not answer"))?;
+    let silent = || Error::io("the mount does not answer");
+    fs::metadata(&target.mountpoint).map_err(silent())?;
+    let place = MountPlace::seen_at(&target.mountpoint).map_err(silent())?;
+    let mut waker = Waker::start(wake_ups, place, helper).map_err(start())?;
     log::info!(
         "{} is mounted on {}",
         target.container.display(),
@@ -270,7 +281,7 @@ fn serve_store<D: Device + 'static>(
     );
     ready().map_err(Error::io("nobody waits for the mount any more"))?;
 
-    if let Some(ended) = wait(&mount, happens) {
+    if let Some(ended) = wait(&mount, happens, &mut waker) {
         mount.gone = true;
         // Its event was its last word.
         let _ = server.join();
@@ -284,13 +295,19 @@ fn serve_store<D: Device + 'static>(
 }
 
 /// Waits for the end of the session. `None` when programs still use files and are to be cut off.
-fn wait(mount: &Attached<'_>, happens: &Receiver<Event>) -> Option<io::Result<()>> {
+fn wait(
+    mount: &Attached<'_>,
+    happens: &Receiver<Event>,
+    waker: &mut Waker,
+) -> Option<io::Result<()>> {
     match happens.recv() {
         Ok(Event::Ended(ended)) => return Some(ended),
         Ok(Event::Signal(signal)) => log::info!("signal {signal}: unmounting"),
         // Both senders live as long as this thread waits.
         Err(_) => return None,
     }
+    // While requests are answered, and so that it is not what keeps the mount busy.
+    waker.end();
     match mounting::detach(mount.mountpoint, Detach::WhenIdle) {
         Err(error) if error.kind() == ErrorKind::ResourceBusy => {
             log::warn!(

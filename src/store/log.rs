@@ -319,8 +319,8 @@ impl<D: Device> Store<D> {
             };
             log.position
                 .store(offset.saturating_add(data.len() as u64), Ordering::Release);
-            if landed != handle.ino && binding.touch() {
-                self.touched.lock().push(binding);
+            if landed != handle.ino {
+                self.watchers.mark(binding);
             }
             return self.confirm(&settings, lsn, handle.flags.sync);
         }

@@ -31,6 +31,7 @@ pub mod settings;
 mod truncate;
 mod value;
 pub mod walk;
+mod watchers;
 
 #[cfg(test)]
 mod tests;
@@ -38,18 +39,18 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 
 use crate::cask::{Cask, Guard, Lsn};
 use crate::clock::{Clock, Timestamp};
 use crate::device::Device;
 use crate::error::Result;
 use crate::format::key::Number;
-use crate::fs::{Attr, Caller, Fs, Inode, StatFs};
+use crate::fs::{Attr, Caller, Fs, Inode, StatFs, namespace};
 
 use absence::Absences;
 use arrivals::Arrivals;
-use binding::{Binding, Bindings};
+use binding::Bindings;
 use cat::Tables;
 use door::{Behind, not_behind, not_the_door};
 use due::Counts;
@@ -60,6 +61,8 @@ use quota::Quotas;
 use settings::{Effective, Mode};
 use value::Pending;
 use walk::Walk;
+pub use watchers::WakeSink;
+use watchers::Watchers;
 
 /// A name found, and how long the kernel may believe it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,10 +93,6 @@ pub enum Notice {
     InvalidateInode(Number),
     /// A cached name of this directory is out of date.
     InvalidateEntry(Number, Vec<u8>),
-    /// The live log of this name in this directory got a record through a handle that the kernel
-    /// believes to be on another file: wake the watchers of the name. At most once a
-    /// [`Store::tick`] per name.
-    Touched(Number, Vec<u8>),
 }
 
 /// Takes notices; must not block.
@@ -113,7 +112,7 @@ pub struct Store<D: Device> {
     fate: Box<dyn Fate>,
     sink: RwLock<Option<NoticeSink>>,
     /// Names whose watchers are to be woken by the next tick.
-    touched: Mutex<Vec<Arc<Binding>>>,
+    watchers: Watchers,
     /// Records in logs that are cut by their number.
     counts: Counts,
     /// Where the orders of arrival end.
@@ -159,7 +158,7 @@ impl<D: Device> Store<D> {
             pins: Pins::default(),
             fate,
             sink: RwLock::new(None),
-            touched: Mutex::new(Vec::new()),
+            watchers: Watchers::default(),
             counts: Counts::default(),
             arrivals: Arrivals::default(),
             tables: Tables::default(),
@@ -171,6 +170,11 @@ impl<D: Device> Store<D> {
     /// Where notices go.
     pub fn set_notice_sink(&self, sink: NoticeSink) {
         *self.sink.write() = Some(sink);
+    }
+
+    /// Who wakes the watchers of a log.
+    pub fn set_wake_sink(&self, sink: WakeSink) {
+        self.watchers.set_sink(sink);
     }
 
     /// The cask below.
@@ -193,12 +197,15 @@ impl<D: Device> Store<D> {
     pub fn tick(&self) -> Result<()> {
         let now = self.now();
         self.absences.expire(now);
-        for binding in std::mem::take(&mut *self.touched.lock()) {
-            binding.untouch();
-            if let Some((dir, name)) = binding.name() {
-                self.notify(Notice::Touched(dir, name));
+        self.watchers.wake(|binding| {
+            let (dir, name) = binding.name()?;
+            let mut path = namespace::path_of(&*self.cask, dir).ok()??;
+            if !path.is_empty() {
+                path.push(b'/');
             }
-        }
+            path.extend(name);
+            Some(path)
+        });
         if self.cask.read_only().is_none() {
             self.cut_what_is_over(now);
         }

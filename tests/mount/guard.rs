@@ -2,7 +2,8 @@
 //!
 //! Invariant: when a [`Cask`] is gone there is no mount, no daemon and no directory of it left, also
 //! after a panic; an orderly [`Cask::unmount`] moreover proves that the daemon held no more
-//! descriptors than right after the mount, ended, and left a container that `fsck` calls clean.
+//! descriptors than right after the mount (but the pipe to the process that wakes watchers), ended, that
+//! process with it, and left a container that `fsck` calls clean.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -242,6 +243,24 @@ fn daemon_of(container: &Path) -> Option<Pid> {
     None
 }
 
+/// The processes that wake the watchers of what is mounted here.
+fn wakers(mountpoint: &Path) -> Vec<Pid> {
+    let is_waker = |line: &[u8]| {
+        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        words.get(1) == Some(&&b"wake-watchers"[..])
+            && words.get(2) == Some(&mountpoint.as_os_str().as_encoded_bytes())
+    };
+    fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| {
+            let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
+            // A process that has ended has no command line.
+            is_waker(&fs::read(entry.path().join("cmdline")).ok()?).then_some(pid)
+        })
+        .collect()
+}
+
 fn alive(pid: Pid) -> bool {
     fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).is_ok_and(|stat| {
         !stat
@@ -472,7 +491,19 @@ impl Cask {
             until("the end of the killed daemon", PATIENCE, || {
                 !alive(daemon.pid)
             });
+            self.no_waker_is_left();
         }
+    }
+
+    /// The processes that wake watchers of this mount.
+    pub fn wakers(&self) -> Vec<Pid> {
+        wakers(&self.mountpoint)
+    }
+
+    fn no_waker_is_left(&self) {
+        until("the end of the waking process", PATIENCE, || {
+            self.wakers().is_empty()
+        });
     }
 
     /// Takes the mount of a killed daemon away.
@@ -489,13 +520,20 @@ impl Cask {
 
     /// Unmounts in good order and proves that nothing leaked and `fsck` is content.
     pub fn unmount(&mut self) {
+        self.unmount_by(|mountpoint| {
+            caskfs([OsStr::new("umount"), mountpoint.as_os_str()]).ok();
+        });
+    }
+
+    /// As [`Cask::unmount`], by whatever way.
+    pub fn unmount_by(&mut self, way: impl FnOnce(&Path)) {
         let Some(daemon) = &self.daemon else { return };
         let (pid, held) = (daemon.pid, daemon.descriptors);
         // The kernel tells of closed files in its own time.
         until("the daemon to let go of its descriptors", PATIENCE, || {
-            descriptors(pid) <= held
+            descriptors(pid) <= held + self.wakers().len()
         });
-        caskfs([OsStr::new("umount"), self.mountpoint.as_os_str()]).ok();
+        way(&self.mountpoint);
         assert_eq!(
             mount_type(&self.mountpoint),
             None,
@@ -503,6 +541,7 @@ impl Cask {
         );
         until("the end of the daemon", PATIENCE, || !alive(pid));
         self.daemon = None;
+        self.no_waker_is_left();
         assert_eq!(
             daemon_of(&self.container),
             None,

@@ -461,23 +461,82 @@ fn who_looked_before_the_cut_and_opens_after_it_looks_again() {
     late(APPEND).unwrap();
 }
 
+/// What was woken since, and whether there is room for more.
+type Woken = Arc<Mutex<(Vec<String>, usize)>>;
+
+fn wake_into(w: &World, room: usize) -> Woken {
+    let woken = Woken::new(Mutex::new((Vec::new(), room)));
+    let sink = Arc::clone(&woken);
+    w.store.set_wake_sink(Box::new(move |path| {
+        let (paths, room) = &mut *sink.lock();
+        let has_room = paths.len() < *room;
+        if has_room {
+            paths.push(String::from_utf8_lossy(path).into_owned());
+        }
+        has_room
+    }));
+    woken
+}
+
+/// What one more tick wakes.
+fn tick(w: &World, woken: &Woken) -> Vec<String> {
+    w.store.tick().unwrap();
+    std::mem::take(&mut woken.lock().0)
+}
+
 #[test]
 fn watchers_are_woken_by_the_next_tick_and_once() {
     let (w, logs, mut file) = log_with(b"1\n");
+    let woken = wake_into(&w, usize::MAX);
+    w.put(&mut file, b"2\n");
+    assert!(tick(&w, &woken).is_empty(), "nothing was cut");
     w.mv(logs, b"a", b"a.1");
-    w.heard();
     for _ in 0..5 {
         w.put(&mut file, b"2\n");
     }
-    assert_eq!(w.heard(), []);
-    w.store.tick().unwrap();
-    assert_eq!(w.heard(), [Notice::Touched(logs, b"a".to_vec())]);
-    w.store.tick().unwrap();
-    assert_eq!(w.heard(), []);
+    assert!(woken.lock().0.is_empty());
+    assert_eq!(tick(&w, &woken), ["logs/a"]);
+    assert!(tick(&w, &woken).is_empty());
+    w.put(&mut file, b"3\n");
+    w.mv(logs, b"a", b"a.2");
+    w.store.unlink(&WRITER, logs, b"a.2").unwrap();
+    // Whether there still is something to watch is not asked here.
+    assert_eq!(tick(&w, &woken), ["logs/a"]);
+    w.put(&mut file, b"4\n");
+    assert_eq!(tick(&w, &woken), ["logs/a"]);
     let mut direct = w.open(logs, b"a", APPEND);
-    w.put(&mut direct, b"3\n");
-    w.store.tick().unwrap();
-    assert_eq!(w.heard(), [], "the kernel saw that one itself");
+    w.put(&mut direct, b"5\n");
+    let own = tick(&w, &woken);
+    assert!(own.is_empty(), "the kernel saw that one itself: {own:?}");
+}
+
+#[test]
+fn a_watcher_for_whom_there_is_no_room_is_woken_later() {
+    let w = World::new();
+    let logs = w.dir(b"logs", b"log");
+    let woken = wake_into(&w, 2);
+    let mut files: Vec<File> = (0..5)
+        .map(|i| w.open(logs, format!("a{i}").as_bytes(), APPEND))
+        .collect();
+    for (i, file) in files.iter_mut().enumerate() {
+        w.put(file, b"1\n");
+        w.mv(logs, format!("a{i}").as_bytes(), format!("b{i}").as_bytes());
+        w.put(file, b"2\n");
+    }
+    assert_eq!(tick(&w, &woken), ["logs/a0", "logs/a1"]);
+    // They come before those that were written since, and all are woken in their turn, once.
+    w.put(&mut files[0], b"3\n");
+    w.put(&mut files[4], b"3\n");
+    assert_eq!(tick(&w, &woken), ["logs/a2", "logs/a3"]);
+    assert_eq!(tick(&w, &woken), ["logs/a4", "logs/a0"]);
+    assert!(tick(&w, &woken).is_empty());
+    woken.lock().1 = 0;
+    w.put(&mut files[1], b"4\n");
+    for _ in 0..3 {
+        assert!(tick(&w, &woken).is_empty());
+    }
+    woken.lock().1 = 9;
+    assert_eq!(tick(&w, &woken), ["logs/a1"]);
 }
 
 #[test]
