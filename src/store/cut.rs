@@ -49,8 +49,9 @@ pub(super) struct Cut {
     pub looks: Predecessor,
     /// The file that is the segment now.
     pub number: Number,
-    /// Names of segments that were dropped.
-    pub dropped: Vec<Name>,
+    /// Names of segments that were dropped, and for those which somebody is bound to what a fresh file
+    /// in their place looks like.
+    pub dropped: Vec<(Name, Option<Predecessor>)>,
     /// For the record of rolls.
     pub event: Event,
 }
@@ -263,28 +264,35 @@ impl<D: Device> Store<D> {
         log: &[u8],
         keep: u64,
         now: Timestamp,
-    ) -> Result<Vec<Name>> {
+    ) -> Result<Vec<(Name, Option<Predecessor>)>> {
         let mut segments = Vec::new();
         for (number, _) in segment::of_log(tx, home, log)? {
             let mut inode = load(tx, number)?;
             match namespace::name_of(tx, &inode)? {
-                Some(name) if inode.nlink == 1 => segments.push((inode.parent, name)),
+                Some(name) if inode.nlink == 1 => segments.push(((inode.parent, name), inode)),
                 // Removed and still open, or somebody has given it a second name: it is theirs.
                 _ => segment::unmark(tx, &mut inode)?,
             }
         }
         let stay = usize::try_from(keep.saturating_sub(1)).unwrap_or(usize::MAX);
         segments.truncate(segments.len().saturating_sub(stay).min(DROPPED_MAX));
-        for (dir, name) in &segments {
-            namespace::unlink(tx, *dir, name, &|ino| self.fs.is_open(ino), now)?;
+        let mut dropped = Vec::new();
+        for ((dir, name), inode) in segments {
+            let looks = match self.bindings.find(dir, &name) {
+                Some(_) => Some(predecessor(tx, &inode)?),
+                None => None,
+            };
+            namespace::unlink(tx, dir, &name, &|ino| self.fs.is_open(ino), now)?;
+            dropped.push(((dir, name), looks));
         }
-        Ok(segments)
+        Ok(dropped)
     }
 
     /// Tells the kernel what a cut has done that it does not know.
     pub(super) fn tell_of(&self, cut: &Cut) {
         let by_itself = (cut.event.cause != Cause::Rename).then_some(&cut.event.log);
-        for (dir, name) in by_itself.into_iter().chain(&cut.dropped) {
+        let dropped = cut.dropped.iter().map(|(name, _)| name);
+        for (dir, name) in by_itself.into_iter().chain(dropped) {
             self.notify(Notice::InvalidateEntry(*dir, name.clone()));
         }
         if cut.fresh.is_some() {
@@ -300,8 +308,10 @@ impl<D: Device> Store<D> {
         if let Some(binding) = self.bindings.find(*dir, name) {
             binding.state().cut(cut.fresh, cut.looks.clone());
         }
-        for (dir, name) in &cut.dropped {
-            self.bindings.forget(*dir, name);
+        for ((dir, name), looks) in &cut.dropped {
+            if let (Some(binding), Some(looks)) = (self.bindings.find(*dir, name), looks) {
+                binding.state().cut(None, looks.clone());
+            }
         }
     }
 }

@@ -22,7 +22,9 @@ use super::generate::{Mix, workload, workload_on};
 use super::life::{ISSUED, LIFE_STRIDE, Life, Progress, story};
 use super::model::ModelFs;
 use super::op::{Data, Op, Path};
-use super::subject::{ROOT_CALLER, StoreSubject, Subject, differences, fingerprint, time_of};
+use super::subject::{
+    EVENTS, ROOT_CALLER, StoreSubject, Subject, differences, fingerprint, time_of,
+};
 
 /// How many lives a cask is followed through.
 const DEPTH_MAX: u32 = 3;
@@ -361,7 +363,7 @@ fn drained<D: Device>(device: D, geometry: Geometry) -> Result<u64, String> {
     }
     let dump = subject.dump().map_err(|e| failed("dump when full", &e))?;
     for (path, entry) in dump.iter().rev() {
-        let Some((dir, name)) = path.split() else {
+        let Some((dir, name)) = path.split().filter(|_| path.0 != EVENTS.as_bytes()) else {
             continue;
         };
         let store = subject.store();
