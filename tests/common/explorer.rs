@@ -384,10 +384,21 @@ fn drained<D: Device>(device: D, geometry: Geometry) -> Result<u64, String> {
         cask.checkpoint().map_err(|e| failed("checkpoint", &e))?;
     }
     let stats = cask.stats();
+    let found = fsck::check(cask, true, &mut |_| {}).map_err(|e| failed("fsck", &e))?;
+    if (found.files, found.directories) != (0, 1) {
+        return Err(failed("delete", &"a file is left"));
+    }
+    // The record of rolls stays, in blocks of its own or in the pages of the tree.
+    let events = subject.events().map_err(|e| failed("events", &e))?.len() as u64;
+    let rest = found.pages + found.data_blocks - 1;
+    if rest > events.div_ceil(block) * 2 + u64::from(events > 0) {
+        let what = format!("{rest} blocks for {events} bytes of the record of rolls");
+        return Err(failed("delete", &what));
+    }
     Ok(match grows {
         // The larger it is, the more it keeps for overwriting.
-        true => stats.total_blocks - stats.free_blocks - stats.blocks / 64,
-        false => stats.free_blocks,
+        true => stats.total_blocks - stats.free_blocks - stats.blocks / 64 - rest,
+        false => stats.free_blocks + rest,
     })
 }
 
