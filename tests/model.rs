@@ -7,10 +7,14 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use caskfs::cask::Cask;
 use caskfs::device::MemoryDevice;
+use common::case::Case;
 use common::explorer::Plan;
 use common::generate::{Generator, Mix, workload};
+use common::life::step;
 use common::model::ModelFs;
 use common::op::{Op, Path};
 use common::plans;
@@ -22,6 +26,7 @@ const MIX: Mix = Mix {
     bypass_one_in: 0,
     overwrite_eighths: 0,
     sync_one_in: 20,
+    log_eighths: 3,
 };
 
 /// Every operation survives being written down and read back.
@@ -63,63 +68,108 @@ fn the_model_agrees_with_itself() {
     );
 }
 
-/// A cask answers and looks like the model after every operation, and the same when opened again.
-#[test]
-fn a_cask_does_what_the_model_does() {
-    let runs = std::env::var("CASKFS_MODEL_RUNS").map_or(40, |n| n.parse().unwrap());
-    let mut refused = vec![(0, 0); plans::ALL.len()];
-    for seed in 0..runs {
-        let plan = Plan {
-            ops: 250,
-            ..plans::ALL[seed as usize % plans::ALL.len()]
-        };
-        let case = plan.case(seed);
-        let device = MemoryDevice::new();
-        Cask::format(&device, &case.geometry.format_options()).unwrap();
-        let mut model = ModelFs::new(0o755, time_of(0));
-        let mut subject =
-            StoreSubject::open(device.clone(), case.geometry.spacing, time_of(0)).unwrap();
-        let mut past = Vec::new();
-        for (n, op) in case.ops.iter().enumerate() {
-            past.push(op.to_string());
-            let story = || format!("seed {seed}:\n{}", past.join("\n"));
-            let now = time_of(n + 1);
-            let found = subject.apply(op, now);
-            let (lacking, of) = &mut refused[seed as usize % plans::ALL.len()];
-            *lacking += u64::from(found == Err(libc::ENOSPC));
-            *of += 1;
-            if found != Err(libc::ENOSPC) || !op.may_lack_space() {
-                let op = if found.is_ok() { &subject.done(op) } else { op };
-                assert_eq!(found, model.apply(op, now), "answer; {}", story());
-            }
-            let (seen, wanted) = (subject.dump().unwrap(), model.dump());
-            assert!(
-                seen == wanted,
-                "{}\n{}",
-                differences(&seen, &wanted),
-                story()
-            );
-            if n % 50 == 49 {
-                subject.store().close().unwrap();
-                model.crash();
-                subject = StoreSubject::open(device.clone(), case.geometry.spacing, now).unwrap();
-                let seen = subject.dump().unwrap();
-                let wanted = model.dump();
-                assert!(
-                    seen == wanted,
-                    "reopened: {}\n{}",
-                    differences(&seen, &wanted),
-                    story()
-                );
+/// Notes what was cut between two moments, by cause, and what came of it.
+fn count_cuts(cuts: &mut BTreeMap<String, u64>, before: &ModelFs, after: &ModelFs) {
+    let lines = after.logs.events.get(before.logs.events.len()..);
+    let lines = String::from_utf8_lossy(lines.unwrap_or_default()).into_owned();
+    let causes = lines.lines().filter_map(|line| line.split(' ').nth(1));
+    for cause in causes.chain(after.logs.told.iter().copied()) {
+        *cuts.entry(cause.to_owned()).or_default() += 1;
+    }
+}
+
+/// What was seen in the runs of a plan.
+#[derive(Default)]
+struct Seen {
+    /// Operations refused for space, and all.
+    lacking: u64,
+    of: u64,
+    /// Cuts by their cause, and what came of them.
+    cuts: BTreeMap<String, u64>,
+}
+
+/// Runs a case; the first difference is the error.
+fn compare(case: &Case, seen: &mut Seen) -> Result<(), String> {
+    let device = MemoryDevice::new();
+    Cask::format(&device, &case.geometry.format_options()).unwrap();
+    let open = |now| StoreSubject::open(device.clone(), case.geometry.spacing, now).unwrap();
+    let mut model = ModelFs::new(0o755, time_of(0));
+    let mut subject = open(time_of(0));
+    for (n, op) in case.ops.iter().enumerate() {
+        let now = time_of(n + 1);
+        let (mut op, before) = (op.clone(), model.clone());
+        let outcome = step(&mut subject, &mut model, &mut op, now)?;
+        seen.lacking += u64::from(outcome == Err(libc::ENOSPC));
+        seen.of += 1;
+        count_cuts(&mut seen.cuts, &before, &model);
+        let (found, wanted) = (subject.dump().unwrap(), model.dump());
+        if found != wanted {
+            return Err(format!("after {op}: {}", differences(&found, &wanted)));
+        }
+        // By what is written and not by its place, so that a case can be shrunk.
+        if matches!(&op, Op::Write { data, .. } | Op::Line { data, .. } if (data.seed >> 8) % 12 == 5)
+        {
+            subject.store().close().unwrap();
+            model.crash();
+            subject = open(now);
+            subject.ahead = model.logs.ahead;
+            let (found, wanted) = (subject.dump().unwrap(), model.dump());
+            if found != wanted {
+                return Err(format!("reopened: {}", differences(&found, &wanted)));
             }
         }
     }
-    // A plan on which nothing has room would prove nothing.
-    println!("refused for space, of all: {refused:?}");
-    for (plan, (lacking, of)) in plans::ALL.iter().zip(refused) {
+    Ok(())
+}
+
+/// Leaves operations out as long as a case still fails.
+fn shrunk(mut case: Case, mut what: String) -> String {
+    let mut chunk = case.ops.len() / 2;
+    while chunk > 0 {
+        let mut at = 0;
+        while at < case.ops.len() {
+            let mut smaller = case.clone();
+            smaller.ops.drain(at..(at + chunk).min(smaller.ops.len()));
+            match compare(&smaller, &mut Seen::default()) {
+                Err(found) => (case, what) = (smaller, found),
+                Ok(()) => at += chunk,
+            }
+        }
+        chunk /= 2;
+    }
+    format!("{what}\n{case}")
+}
+
+/// A cask answers and looks like the model after every operation, and the same when opened again.
+#[test]
+fn a_cask_does_what_the_model_does() {
+    let runs = std::env::var("CASKFS_MODEL_RUNS").map_or(60, |n| n.parse().unwrap());
+    let mut seen: Vec<Seen> = plans::ALL.iter().map(|_| Seen::default()).collect();
+    for seed in 0..runs {
+        let index = seed as usize % plans::ALL.len();
+        let plan = Plan {
+            ops: 250,
+            ..plans::ALL[index]
+        };
+        let case = plan.case(seed);
+        if let Err(what) = compare(&case, &mut seen[index]) {
+            panic!("seed {seed}: {}", shrunk(case, what));
+        }
+    }
+    for (plan, seen) in plans::ALL.iter().zip(&seen) {
+        let Seen { lacking, of, cuts } = seen;
+        println!("refused for space {lacking} of {of}; cuts, and what came of them: {cuts:?}");
+        // A plan on which nothing has room would prove nothing, nor would one that cuts nothing.
         assert!(
-            2 * lacking <= of,
+            2 * lacking <= *of,
             "{lacking} of {of} operations had no room on {plan:?}"
         );
+        if runs >= 60 && plan.mix.log_eighths > 0 {
+            for what in [
+                "rename", "clock", "size", "lines", "rotate", "dropped", "carried",
+            ] {
+                assert!(cuts.contains_key(what), "{what} was never seen on {plan:?}");
+            }
+        }
     }
 }

@@ -400,13 +400,15 @@ impl Bindings {
         self.tables.lock().names.get(&dir)?.get(name).cloned()
     }
 
-    /// All names that have open write handles.
+    /// All names that have open write handles, in order, so that what is done to them can be repeated.
     pub fn all(&self) -> Vec<Name> {
         let tables = self.tables.lock();
         let of_dir = |(dir, names): (&Number, &ByName<_>)| -> Vec<Name> {
             names.keys().map(|name| (*dir, name.clone())).collect()
         };
-        tables.names.iter().flat_map(of_dir).collect()
+        let mut names: Vec<Name> = tables.names.iter().flat_map(of_dir).collect();
+        names.sort_unstable();
+        names
     }
 
     /// Binds one more write handle to a name that stands for the file `live` now.

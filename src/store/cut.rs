@@ -14,9 +14,10 @@ use super::log::{make_like, predecessor};
 use super::roll::{Carry, end_at};
 use super::settings::{Effective, Period, Setting};
 use super::{Notice, Store, walk};
-use crate::cask::{Read, Staged, Tx};
+use crate::cask::{Class, Read, Staged, Tx};
 use crate::clock::Timestamp;
 use crate::device::Device;
+use crate::device::control::{Control, removed};
 use crate::error::{Error, Result};
 use crate::format::item::{FLAG_ORDERED, SegmentRecord};
 use crate::format::key::Number;
@@ -40,6 +41,10 @@ const ITSELF: Caller = Caller {
     tid: 0,
 };
 
+/// Names of segments that were dropped, and for those which somebody is bound to what a fresh file in
+/// their place looks like.
+type Dropped = Vec<(Name, Option<Predecessor>)>;
+
 /// What a cut has done, for the tables in memory.
 #[derive(Debug)]
 pub(super) struct Cut {
@@ -49,8 +54,10 @@ pub(super) struct Cut {
     pub looks: Predecessor,
     /// The file that is the segment now.
     pub number: Number,
-    /// Names of segments that were dropped.
-    pub dropped: Vec<Name>,
+    /// Segments that were dropped.
+    pub dropped: Dropped,
+    /// What `keep` says, where a test has the cut not heed it.
+    late: Option<u64>,
     /// For the record of rolls.
     pub event: Event,
 }
@@ -242,7 +249,11 @@ impl<D: Device> Store<D> {
             };
             segment::mark(tx, &mut inode, home, &record)?;
         }
-        let dropped = match settings.keep.filter(|_| drops) {
+        let keep = settings.keep.filter(|_| drops);
+        // Only where a cut is alone in its operation could a later one make up for it.
+        let alone = matches!(event.cause, Cause::Rename | Cause::Rotate);
+        let late = keep.filter(|_| alone && removed(Control::CutIsOneRecord));
+        let dropped = match keep.filter(|_| late.is_none()) {
             Some(keep) => self.drop_beyond(tx, home, log, keep, now)?,
             None => Vec::new(),
         };
@@ -251,6 +262,7 @@ impl<D: Device> Store<D> {
             looks,
             number,
             dropped,
+            late,
             event,
         })
     }
@@ -263,28 +275,53 @@ impl<D: Device> Store<D> {
         log: &[u8],
         keep: u64,
         now: Timestamp,
-    ) -> Result<Vec<Name>> {
+    ) -> Result<Dropped> {
         let mut segments = Vec::new();
         for (number, _) in segment::of_log(tx, home, log)? {
             let mut inode = load(tx, number)?;
             match namespace::name_of(tx, &inode)? {
-                Some(name) if inode.nlink == 1 => segments.push((inode.parent, name)),
+                Some(name) if inode.nlink == 1 => segments.push(((inode.parent, name), inode)),
                 // Removed and still open, or somebody has given it a second name: it is theirs.
                 _ => segment::unmark(tx, &mut inode)?,
             }
         }
         let stay = usize::try_from(keep.saturating_sub(1)).unwrap_or(usize::MAX);
         segments.truncate(segments.len().saturating_sub(stay).min(DROPPED_MAX));
-        for (dir, name) in &segments {
-            namespace::unlink(tx, *dir, name, &|ino| self.fs.is_open(ino), now)?;
+        let mut dropped = Vec::new();
+        for ((dir, name), inode) in segments {
+            let looks = match self.bindings.find(dir, &name) {
+                Some(_) => Some(predecessor(tx, &inode)?),
+                None => None,
+            };
+            namespace::unlink(tx, dir, &name, &|ino| self.fs.is_open(ino), now)?;
+            dropped.push(((dir, name), looks));
         }
-        Ok(segments)
+        Ok(dropped)
+    }
+
+    /// Drops what is beyond `keep` in an operation of its own, as no cut but that of a test does.
+    fn drop_late(&self, (dir, name): &Name, keep: u64) {
+        let now = self.now();
+        let dropped = self.cask.persist(self.cask.lsn()).and_then(|()| {
+            self.cask.transact_then(
+                Class::Release,
+                |tx| self.drop_beyond(tx, *dir, name, keep, now),
+                |dropped| self.were_dropped(dropped),
+            )
+        });
+        if let Err(error) = dropped {
+            ::log::warn!("segments beyond keep stay: {error}");
+        }
     }
 
     /// Tells the kernel what a cut has done that it does not know.
     pub(super) fn tell_of(&self, cut: &Cut) {
+        if let Some(keep) = cut.late {
+            self.drop_late(&cut.event.log, keep);
+        }
         let by_itself = (cut.event.cause != Cause::Rename).then_some(&cut.event.log);
-        for (dir, name) in by_itself.into_iter().chain(&cut.dropped) {
+        let dropped = cut.dropped.iter().map(|(name, _)| name);
+        for (dir, name) in by_itself.into_iter().chain(dropped) {
             self.notify(Notice::InvalidateEntry(*dir, name.clone()));
         }
         if cut.fresh.is_some() {
@@ -300,8 +337,15 @@ impl<D: Device> Store<D> {
         if let Some(binding) = self.bindings.find(*dir, name) {
             binding.state().cut(cut.fresh, cut.looks.clone());
         }
-        for (dir, name) in &cut.dropped {
-            self.bindings.forget(*dir, name);
+        self.were_dropped(&cut.dropped);
+    }
+
+    /// Who is bound to the names of segments that were dropped makes them anew.
+    fn were_dropped(&self, dropped: &Dropped) {
+        for ((dir, name), looks) in dropped {
+            if let (Some(binding), Some(looks)) = (self.bindings.find(*dir, name), looks) {
+                binding.state().cut(None, looks.clone());
+            }
         }
     }
 }

@@ -67,7 +67,8 @@ impl Counts {
             r.read_content(inode.content, at, &mut bytes)?;
             records += delimiters(&bytes, delimiter);
             if at == 0 && !header.is_empty() && bytes.starts_with(&header) {
-                records = records.saturating_sub(1);
+                // A header may hold what ends a record.
+                records = records.saturating_sub(delimiters(&header, delimiter));
             }
             at += len;
         }

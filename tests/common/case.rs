@@ -69,12 +69,13 @@ impl fmt::Display for Case {
             bypass_one_in,
             overwrite_eighths,
             sync_one_in,
+            log_eighths,
             ..
         } = self.mix;
         writeln!(f, "geometry {block_size} {blocks} {wal_blocks} {spacing}")?;
         writeln!(
             f,
-            "mix {max_blocks} {bypass_one_in} {overwrite_eighths} {sync_one_in}"
+            "mix {max_blocks} {bypass_one_in} {overwrite_eighths} {sync_one_in} {log_eighths}"
         )?;
         writeln!(f, "explore {} {}", self.seed, self.states)?;
         self.ops.iter().try_for_each(|op| writeln!(f, "{op}"))
@@ -99,9 +100,15 @@ impl FromStr for Case {
                 .map(|n| n.parse().map_err(|_| line.to_owned()))
                 .collect()
         };
-        let (geometry, mix, explore) = (numbers("geometry")?, numbers("mix")?, numbers("explore")?);
-        let ([block, blocks, wal_blocks, spacing], [max, bypass, overwrite, sync], [seed, states]) =
-            (&geometry[..], &mix[..], &explore[..])
+        let (geometry, mut mix, explore) =
+            (numbers("geometry")?, numbers("mix")?, numbers("explore")?);
+        // Older cases know no logs.
+        mix.resize(mix.len().max(5), 0);
+        let (
+            [block, blocks, wal_blocks, spacing],
+            [max, bypass, overwrite, sync, logs],
+            [seed, states],
+        ) = (&geometry[..], &mix[..], &explore[..])
         else {
             return Err("wrong number of numbers".into());
         };
@@ -117,6 +124,7 @@ impl FromStr for Case {
             bypass_one_in: *bypass,
             overwrite_eighths: *overwrite,
             sync_one_in: *sync,
+            log_eighths: *logs,
         };
         let ops = lines.map(str::parse).collect::<Result<_, _>>()?;
         Ok(Self {

@@ -22,7 +22,9 @@ use super::generate::{Mix, workload, workload_on};
 use super::life::{ISSUED, LIFE_STRIDE, Life, Progress, story};
 use super::model::ModelFs;
 use super::op::{Data, Op, Path};
-use super::subject::{ROOT_CALLER, StoreSubject, Subject, differences, fingerprint, time_of};
+use super::subject::{
+    EVENTS, ROOT_CALLER, StoreSubject, Subject, differences, fingerprint, time_of,
+};
 
 /// How many lives a cask is followed through.
 const DEPTH_MAX: u32 = 3;
@@ -90,7 +92,8 @@ impl Explorer<'_> {
         Cask::format(&made, &self.case.geometry.format_options())
             .map_err(|error| format!("cannot be made: {error}"))?;
         let image = made.into_bytes();
-        self.when_empty = drained(MemoryDevice::from_bytes(image.clone()), self.case.geometry)?;
+        self.when_empty = drained(MemoryDevice::from_bytes(image.clone()), self.case.geometry)?
+            .ok_or("an empty cask with a high tree")?;
         let device = RecordingDevice::new(image);
         let model = ModelFs::new(0o755, time_of(0));
         let life = Life::live(
@@ -219,7 +222,7 @@ impl Explorer<'_> {
         drop(subject);
         if self.states.is_multiple_of(16) {
             let blocks = drained(memory.clone(), self.case.geometry)?;
-            if blocks != self.when_empty {
+            if let Some(blocks) = blocks.filter(|blocks| *blocks != self.when_empty) {
                 let wanted = self.when_empty;
                 return Err(format!(
                     "leaks: {blocks} blocks free (in use, if it grows) when empty, should be {wanted}"
@@ -325,8 +328,9 @@ fn checked<D: Device>(cask: &Cask<D>) -> Result<(), String> {
 }
 
 /// Fills the cask until it has no room, deletes everything, and answers the free blocks then. One
-/// that grows is only made to grow, and the answer is what is in use.
-fn drained<D: Device>(device: D, geometry: Geometry) -> Result<u64, String> {
+/// that grows is only made to grow, and the answer is what is in use. None if
+/// the record of rolls is too long to compare; lost blocks are fsck's to find then.
+fn drained<D: Device>(device: D, geometry: Geometry) -> Result<Option<u64>, String> {
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("liveness: {what}: {error}");
     let now = time_of(LIFE_STRIDE * 10);
     let mut subject =
@@ -361,7 +365,7 @@ fn drained<D: Device>(device: D, geometry: Geometry) -> Result<u64, String> {
     }
     let dump = subject.dump().map_err(|e| failed("dump when full", &e))?;
     for (path, entry) in dump.iter().rev() {
-        let Some((dir, name)) = path.split() else {
+        let Some((dir, name)) = path.split().filter(|_| path.0 != EVENTS.as_bytes()) else {
             continue;
         };
         let store = subject.store();
@@ -382,11 +386,29 @@ fn drained<D: Device>(device: D, geometry: Geometry) -> Result<u64, String> {
         cask.checkpoint().map_err(|e| failed("checkpoint", &e))?;
     }
     let stats = cask.stats();
-    Ok(match grows {
+    let found = fsck::check(cask, true, &mut |_| {}).map_err(|e| failed("fsck", &e))?;
+    if !found.findings.is_empty() {
+        return Err(failed("delete", &format!("{:?}", found.findings)));
+    }
+    if (found.files, found.directories) != (0, 1) {
+        return Err(failed("delete", &"a file is left"));
+    }
+    // The record of rolls stays, in blocks of its own or in the pages of the tree.
+    let events = subject.events().map_err(|e| failed("events", &e))?.len() as u64;
+    let rest = found.pages + found.data_blocks - 1;
+    if rest > events.div_ceil(block) * 2 + u64::from(events > 0) {
+        let what = format!("{rest} blocks for {events} bytes of the record of rolls");
+        return Err(failed("delete", &what));
+    }
+    // What is set aside for writing depends on the height of the tree.
+    if found.pages > 1 {
+        return Ok(None);
+    }
+    Ok(Some(match grows {
         // The larger it is, the more it keeps for overwriting.
-        true => stats.total_blocks - stats.free_blocks - stats.blocks / 64,
-        false => stats.free_blocks,
-    })
+        true => stats.total_blocks - stats.free_blocks - stats.blocks / 64 - rest,
+        false => stats.free_blocks + rest,
+    }))
 }
 
 /// What to make cases from.

@@ -23,6 +23,8 @@ pub struct Mix {
     pub overwrite_eighths: u64,
     /// One operation in this many is a point of durability.
     pub sync_one_in: u64,
+    /// So many of eight operations have to do with logs.
+    pub log_eighths: u64,
 }
 
 /// Bytes of a write that is sure to bypass the write-ahead log.
@@ -33,9 +35,56 @@ const DIRS: [&str; 4] = ["", "d", "e", "d/f"];
 const NAMES: [&[u8]; 6] = [b"a", b"b", b"c", b"d", b"t_1", b"t_2"];
 const XATTRS: [&str; 3] = ["user.a", "user.b", "user.some.longer.name"];
 
+/// The directory of logs.
+const LOG_DIR: &str = "l";
+// Two of one table; and one so long that its segments have no name but a short one.
+const LOGS: [&[u8]; 3] = [b"a", b"t_1", b"t_2"];
+const LONG_LOG: [u8; 248] = [b'g'; 248];
+const SEGMENTS: [&str; 4] = ["l/a.1", "l/s", "e/s", "d"];
+const WRITERS: u64 = 3;
+const SETTINGS: [(&str, &[&str]); 6] = [
+    ("roll-size", &["0", "1", "30", "120"]),
+    ("roll-lines", &["0", "1", "3", "6"]),
+    ("roll", &["never", "hour", "day", "day", "month", "year"]),
+    ("keep", &["all", "1", "2", "3", "5"]),
+    ("header", &["none", "head", "t|who is it"]),
+    (
+        "roll-name",
+        &["%n.%Y%m%d", "%n.old", "%H-%M-%S_%n", "one", "%n", "100%%"],
+    ),
+];
+
 /// `len` operations for an empty filesystem; see [`workload_on`].
 pub fn workload(seed: u64, mix: Mix, len: usize) -> Vec<Op> {
-    workload_on(ModelFs::new(0o755, time_of(0)), 0, seed, mix, len)
+    let mut model = ModelFs::new(0o755, time_of(0));
+    let mut ops = Vec::new();
+    if mix.log_eighths > 0 {
+        let path = Path::new(LOG_DIR);
+        ops.push(Op::Mkdir {
+            path: path.clone(),
+            perm: 0o755,
+        });
+        ops.push(Op::Set {
+            path,
+            name: Path::new("mode"),
+            value: Path::new("log"),
+        });
+        // Not changed later: what is a record then that was begun before, nobody promises.
+        if let Some(record) = [None, None, Some("e"), Some("none")][(seed % 4) as usize] {
+            ops.push(Op::Set {
+                path: Path::new(LOG_DIR),
+                name: Path::new("record"),
+                value: Path::new(record),
+            });
+        }
+    }
+    for (index, op) in ops.iter().enumerate() {
+        // The outcome is compared when it is done.
+        let _ = model.apply(op, time_of(index + 1));
+    }
+    let done = ops.len();
+    ops.extend(workload_on(model, done, seed, mix, len));
+    ops
 }
 
 /// `len` operations that go on from `model`, of those that fail only every sixth: failing changes
@@ -45,6 +94,9 @@ pub fn workload_on(mut model: ModelFs, done: usize, seed: u64, mix: Mix, len: us
     let mut ops = Vec::with_capacity(len);
     while ops.len() < len {
         let Some(op) = generator.next() else { break };
+        if !model.speaks_of(&op) {
+            continue;
+        }
         let outcome = model.apply(&op, time_of(done + ops.len() + 1));
         if outcome.is_ok() || generator.rng.chance(1, 6) {
             ops.push(op);
@@ -148,6 +200,97 @@ impl Generator {
         (self.bytes(), self.data())
     }
 
+    fn log(&mut self) -> Path {
+        match self.rng.below(24) {
+            0 => Path::new(LOG_DIR).join(&LONG_LOG),
+            _ => Path::new(LOG_DIR).join(LOGS[self.rng.index(LOGS.len())]),
+        }
+    }
+
+    /// A path that is likelier a segment's.
+    fn segment(&mut self) -> Path {
+        match self.rng.below(8) {
+            0 => self.log(),
+            1 | 2 => self.path(),
+            _ => Path::new(SEGMENTS[self.rng.index(SEGMENTS.len())]),
+        }
+    }
+
+    fn lines(&mut self) -> Data {
+        let most = [12, 40, 40, 160][self.rng.index(4)];
+        Data {
+            len: 1 + self.rng.index(most),
+            seed: self.made << 8 | 1,
+        }
+    }
+
+    /// A directory's or, seldom, a file's own setting.
+    fn setting(&mut self) -> Op {
+        let path = match self.rng.below(4) {
+            0 => self.log(),
+            _ => Path::new(LOG_DIR),
+        };
+        let (name, values) = SETTINGS[self.rng.index(SETTINGS.len())];
+        if self.rng.chance(1, 6) {
+            let name = Path::new(format!("user.cask.{name}"));
+            return Op::RemoveXattr { path, name };
+        }
+        Op::Set {
+            path,
+            name: Path::new(name),
+            value: Path::new(values[self.rng.index(values.len())]),
+        }
+    }
+
+    fn of_logs(&mut self) -> Op {
+        let slot = self.rng.below(WRITERS) as u8;
+        match self.rng.below(40) {
+            0..=5 => Op::LogOpen {
+                path: self.log(),
+                slot,
+            },
+            6..=18 => Op::Line {
+                slot,
+                data: self.lines(),
+            },
+            19 => Op::LogClose { slot },
+            20..=23 => Op::Rename {
+                from: self.log(),
+                to: self.segment(),
+                flags: RenameFlags::default(),
+            },
+            24 => Op::Rename {
+                from: self.segment(),
+                to: self.log(),
+                flags: self.rename_flags(),
+            },
+            25..=27 => Op::Rotate { path: self.log() },
+            28..=32 => self.setting(),
+            33 | 34 => Op::Clock {
+                secs: [600, 3600, 86_400, 86_400, 40 * 86_400][self.rng.index(5)],
+            },
+            35 => Op::Tick,
+            36 => Op::Unlink {
+                path: match self.rng.chance(1, 2) {
+                    true => self.log(),
+                    false => self.segment(),
+                },
+            },
+            37 => Op::Append {
+                path: self.log(),
+                data: self.data(),
+            },
+            38 => Op::Truncate {
+                path: self.log(),
+                len: 0,
+            },
+            _ => Op::Chmod {
+                path: self.log(),
+                perm: self.perm(),
+            },
+        }
+    }
+
     fn perm(&mut self) -> u32 {
         [0o644, 0o600, 0o755, 0o777, 0][self.rng.index(5)]
     }
@@ -170,6 +313,9 @@ impl Iterator for Generator {
     /// The next operation; there is no end to them.
     fn next(&mut self) -> Option<Op> {
         self.made += 1;
+        if self.mix.log_eighths > 0 && self.rng.chance(self.mix.log_eighths, 8) {
+            return Some(self.of_logs());
+        }
         if self.rng.chance(1, self.mix.sync_one_in) {
             return Some(match self.rng.below(8) {
                 _ if self.mix.overwrite_eighths > 0 => Op::Sync,

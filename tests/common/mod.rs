@@ -8,6 +8,7 @@ pub mod case;
 pub mod explorer;
 pub mod generate;
 pub mod life;
+pub mod logs;
 pub mod model;
 pub mod op;
 pub mod plans;

@@ -11,8 +11,9 @@ use caskfs::format::FileKind;
 use caskfs::fs::RenameFlags;
 use libc::{EEXIST, EINVAL, EISDIR, ENAMETOOLONG, ENODATA, ENOENT, ENOTDIR, ENOTEMPTY, EPERM};
 
+use super::logs::{Logs, Mark, Name};
 use super::op::{Op, Path};
-use super::subject::{Dump, DumpEntry};
+use super::subject::{Dump, DumpEntry, EVENTS, events_entry};
 
 /// An operation's outcome: nothing, or an errno.
 pub type Outcome = Result<(), i32>;
@@ -20,24 +21,28 @@ pub type Outcome = Result<(), i32>;
 const ROOT: u64 = 1;
 
 #[derive(Clone, Debug)]
-struct Inode {
-    kind: FileKind,
-    perm: u32,
-    uid: u32,
-    gid: u32,
+pub struct Inode {
+    pub kind: FileKind,
+    pub perm: u32,
+    pub uid: u32,
+    pub gid: u32,
     rdev: u64,
-    nlink: u32,
-    mtime: Timestamp,
+    pub nlink: u32,
+    pub mtime: Timestamp,
     /// Content of a regular file, target of a symbolic link.
-    data: Vec<u8>,
+    pub data: Vec<u8>,
     entries: BTreeMap<Vec<u8>, u64>,
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Handles open on it.
     opens: u32,
+    /// The name given last, as long as it is there.
+    pub named: Option<Name>,
+    /// It is a segment.
+    pub mark: Option<Mark>,
 }
 
 impl Inode {
-    fn new(kind: FileKind, perm: u32, now: Timestamp) -> Self {
+    pub fn new(kind: FileKind, perm: u32, now: Timestamp) -> Self {
         let nlink = if kind == FileKind::Directory { 2 } else { 1 };
         Self {
             kind,
@@ -51,10 +56,12 @@ impl Inode {
             entries: BTreeMap::new(),
             xattrs: BTreeMap::new(),
             opens: 0,
+            named: None,
+            mark: None,
         }
     }
 
-    fn is_dir(&self) -> bool {
+    pub fn is_dir(&self) -> bool {
         self.kind == FileKind::Directory
     }
 }
@@ -62,10 +69,11 @@ impl Inode {
 /// The reference filesystem.
 #[derive(Clone, Debug)]
 pub struct ModelFs {
-    inodes: BTreeMap<u64, Inode>,
+    pub inodes: BTreeMap<u64, Inode>,
     next: u64,
-    slots: HashMap<u8, u64>,
-    now: Timestamp,
+    pub slots: HashMap<u8, u64>,
+    pub now: Timestamp,
+    pub logs: Logs,
 }
 
 impl ModelFs {
@@ -77,12 +85,19 @@ impl ModelFs {
             next: 2,
             slots: HashMap::new(),
             now,
+            logs: Logs::default(),
         }
     }
 
     /// Does one operation at this time.
     pub fn apply(&mut self, op: &Op, now: Timestamp) -> Outcome {
-        self.now = now;
+        self.now = Timestamp {
+            secs: now.secs + self.logs.ahead,
+            ..now
+        };
+        let now = self.now;
+        self.logs.moments.clear();
+        self.logs.told.clear();
         match op {
             Op::Create { path, perm } => self.make(path, Inode::new(FileKind::Regular, *perm, now)),
             Op::Fifo { path, perm } => self.make(path, Inode::new(FileKind::Fifo, *perm, now)),
@@ -105,11 +120,17 @@ impl ModelFs {
             }
             Op::Append { path, data } => {
                 let ino = self.regular(path)?;
+                if self.is_log(ino) {
+                    return self.append_once(ino, &data.bytes());
+                }
                 self.write(ino, self.inodes[&ino].data.len() as u64, &data.bytes());
                 Ok(())
             }
             Op::Truncate { path, len } => {
                 let ino = self.regular(path)?;
+                if let Some(name) = self.inodes[&ino].named.clone().filter(|_| *len == 0) {
+                    self.begins_anew(&name);
+                }
                 let inode = self.inode(ino);
                 inode.data.resize(*len as usize, 0);
                 inode.mtime = now;
@@ -176,7 +197,8 @@ impl ModelFs {
                 Ok(())
             }
             Op::Fsync { path } => self.regular(path).map(|_| ()),
-            Op::Sync | Op::Checkpoint | Op::Tick => Ok(()),
+            Op::Sync | Op::Checkpoint => Ok(()),
+            of_logs => self.log_op(of_logs),
         }
     }
 
@@ -186,12 +208,16 @@ impl ModelFs {
         for slot in slots {
             self.close(slot);
         }
+        self.crash_logs();
     }
 
     /// The tree as anybody can see it.
     pub fn dump(&self) -> Dump {
         let mut dump = Dump::default();
         self.dump_below(&Path::default(), ROOT, &mut dump, &mut HashMap::new());
+        if !self.logs.events.is_empty() {
+            dump.insert(Path::new(EVENTS), events_entry(self.logs.events.clone()));
+        }
         dump
     }
 
@@ -219,13 +245,13 @@ impl ModelFs {
         }
     }
 
-    fn inode(&mut self, ino: u64) -> &mut Inode {
+    pub fn inode(&mut self, ino: u64) -> &mut Inode {
         self.inodes
             .get_mut(&ino)
             .expect("the model never loses an inode that has a name")
     }
 
-    fn find(&self, path: &Path) -> Result<u64, i32> {
+    pub fn find(&self, path: &Path) -> Result<u64, i32> {
         path.names()
             .try_fold(ROOT, |dir, name| self.entry(dir, name))
     }
@@ -239,7 +265,7 @@ impl ModelFs {
         }
     }
 
-    fn entry(&self, dir: u64, name: &[u8]) -> Result<u64, i32> {
+    pub fn entry(&self, dir: u64, name: &[u8]) -> Result<u64, i32> {
         let dir = &self.inodes[&dir];
         if !dir.is_dir() {
             return Err(ENOTDIR);
@@ -251,7 +277,7 @@ impl ModelFs {
     }
 
     /// The directory that a path's last name stands in, and what the name stands for.
-    fn place<'p>(&self, path: &'p Path) -> Result<(u64, &'p [u8], Option<u64>), i32> {
+    pub fn place<'p>(&self, path: &'p Path) -> Result<(u64, &'p [u8], Option<u64>), i32> {
         let (dir, name) = path.split().ok_or(EINVAL)?;
         let dir = self.find(&dir)?;
         match self.entry(dir, name) {
@@ -271,7 +297,7 @@ impl ModelFs {
     }
 
     /// A file that can have attributes of users.
-    fn attributed(&self, path: &Path) -> Result<u64, i32> {
+    pub fn attributed(&self, path: &Path) -> Result<u64, i32> {
         let ino = self.find(path)?;
         match self.inodes[&ino].kind {
             FileKind::Regular | FileKind::Directory => Ok(ino),
@@ -283,22 +309,28 @@ impl ModelFs {
         let (dir, name, None) = self.place(path)? else {
             return Err(EEXIST);
         };
+        self.insert(dir, name, inode);
+        Ok(())
+    }
+
+    pub fn insert(&mut self, dir: u64, name: &[u8], inode: Inode) -> u64 {
         let ino = self.next;
         self.next += 1;
         self.inodes.insert(ino, inode);
         self.attach(dir, name, ino);
-        Ok(())
+        ino
     }
 
-    fn attach(&mut self, dir: u64, name: &[u8], ino: u64) {
+    pub fn attach(&mut self, dir: u64, name: &[u8], ino: u64) {
         let (now, is_dir) = (self.now, self.inodes[&ino].is_dir());
+        self.inode(ino).named = Some((dir, name.to_vec()));
         let dir = self.inode(dir);
         dir.entries.insert(name.to_vec(), ino);
         dir.nlink += u32::from(is_dir);
         dir.mtime = now;
     }
 
-    fn detach(&mut self, dir: u64, name: &[u8]) -> u64 {
+    pub fn detach(&mut self, dir: u64, name: &[u8]) -> u64 {
         let now = self.now;
         let ino = self
             .inode(dir)
@@ -306,6 +338,8 @@ impl ModelFs {
             .remove(name)
             .expect("looked up before");
         let is_dir = self.inodes[&ino].is_dir();
+        let named = &mut self.inode(ino).named;
+        *named = named.take().filter(|n| *n != (dir, name.to_vec()));
         let dir = self.inode(dir);
         dir.nlink -= u32::from(is_dir);
         dir.mtime = now;
@@ -313,7 +347,7 @@ impl ModelFs {
     }
 
     /// One name less; the inode goes with its last name and handle.
-    fn drop_name(&mut self, ino: u64) {
+    pub fn drop_name(&mut self, ino: u64) {
         let inode = self.inode(ino);
         inode.nlink = if inode.is_dir() { 0 } else { inode.nlink - 1 };
         self.reap(ino);
@@ -332,7 +366,7 @@ impl ModelFs {
         }
     }
 
-    fn write(&mut self, ino: u64, offset: u64, data: &[u8]) {
+    pub fn write(&mut self, ino: u64, offset: u64, data: &[u8]) {
         let now = self.now;
         let inode = self.inode(ino);
         let end = offset as usize + data.len();
@@ -350,6 +384,10 @@ impl ModelFs {
         if self.inodes[&ino].is_dir() {
             return Err(EPERM);
         }
+        // A log that is being written has one name only.
+        if (self.inodes[&ino].named.as_ref()).is_some_and(|name| self.is_bound(name)) {
+            return Err(EPERM);
+        }
         self.inode(ino).nlink += 1;
         self.attach(dir, name, ino);
         Ok(())
@@ -360,6 +398,7 @@ impl ModelFs {
         if self.inodes[&ino.ok_or(ENOENT)?].is_dir() {
             return Err(EISDIR);
         }
+        self.loses(&(dir, name.to_vec()), ino.ok_or(ENOENT)?);
         let ino = self.detach(dir, name);
         self.drop_name(ino);
         Ok(())
@@ -404,8 +443,16 @@ impl ModelFs {
         if to.is_above(from) {
             return Err(if flags.exchange { EINVAL } else { ENOTEMPTY });
         }
+        let (log, segment) = ((from_dir, from_name.to_vec()), (to_dir, to_name.to_vec()));
+        if flags.exchange && (self.is_bound(&log) || self.is_bound(&segment)) {
+            return Err(EINVAL);
+        }
         if Some(source) == target {
             return Ok(());
+        }
+        // The old name of a live log stays free for it.
+        if flags.whiteout && self.is_bound(&log) {
+            return Err(EINVAL);
         }
         if flags.exchange {
             let (a, b) = (
@@ -427,8 +474,15 @@ impl ModelFs {
             self.detach(to_dir, to_name);
             self.drop_name(target);
         }
+        let is_cut = self.is_bound(&log) && self.inodes[&source].kind == FileKind::Regular;
+        let cut = is_cut.then(|| self.before_cut(&log, source));
         self.detach(from_dir, from_name);
         self.attach(to_dir, to_name, source);
+        self.begins_anew(&segment);
+        match cut {
+            Some(cut) => self.cut("rename", &log, &segment, cut, None),
+            None => self.begins_anew(&log),
+        }
         if flags.whiteout {
             let ino = self.next;
             self.next += 1;

@@ -104,6 +104,17 @@ impl Data {
         }
         bytes
     }
+
+    /// Lines of letters, the last one most often begun only.
+    pub fn text(self) -> Vec<u8> {
+        let mut rng = Rng::new(self.seed);
+        let one_in = 4 + rng.below(12);
+        let mut byte = |_| match rng.chance(1, one_in) {
+            true => b'\n',
+            false => b'a' + rng.below(26) as u8,
+        };
+        (0..self.len).map(&mut byte).collect()
+    }
 }
 
 /// One operation.
@@ -205,15 +216,46 @@ pub enum Op {
     Checkpoint,
     /// The background duties come round.
     Tick,
+    /// `caskfs set`.
+    Set {
+        path: Path,
+        name: Path,
+        value: Path,
+    },
+    /// Opens a log as `>>` does, which makes it if it is not there; whatever the slot held is closed.
+    LogOpen {
+        path: Path,
+        slot: u8,
+    },
+    /// Appends text through a handle of a log.
+    Line {
+        slot: u8,
+        data: Data,
+    },
+    LogClose {
+        slot: u8,
+    },
+    /// `caskfs rotate`.
+    Rotate {
+        path: Path,
+    },
+    /// The clock moves on.
+    Clock {
+        secs: i64,
+    },
+    /// A cut on a cask that has no room for its line in the record of rolls, nor to heed `keep`.
+    Bare {
+        op: Box<Op>,
+    },
 }
 
 impl Op {
-    /// Whether lack of space may refuse it.
     /// Whether it writes bytes at a place.
     pub fn is_write(&self) -> bool {
         matches!(self, Self::Write { .. } | Self::WriteOpen { .. })
     }
 
+    /// Whether lack of space may refuse it.
     pub fn may_lack_space(&self) -> bool {
         match self {
             Self::Unlink { .. }
@@ -224,7 +266,10 @@ impl Op {
             | Self::Fsync { .. }
             | Self::Sync
             | Self::Checkpoint
-            | Self::Tick => false,
+            | Self::Tick
+            | Self::LogClose { .. }
+            | Self::Clock { .. } => false,
+            Self::Bare { op } => op.may_lack_space(),
             Self::Truncate { len, .. } => *len > 0,
             _ => true,
         }
@@ -276,6 +321,13 @@ impl fmt::Display for Op {
             Self::Sync => write!(f, "sync"),
             Self::Checkpoint => write!(f, "checkpoint"),
             Self::Tick => write!(f, "tick"),
+            Self::Set { path, name, value } => write!(f, "set {path} {name} {value}"),
+            Self::LogOpen { path, slot } => write!(f, "logopen {path} {slot}"),
+            Self::Line { slot, data } => write!(f, "line {slot} {} {}", data.len, data.seed),
+            Self::LogClose { slot } => write!(f, "logclose {slot}"),
+            Self::Rotate { path } => write!(f, "rotate {path}"),
+            Self::Clock { secs } => write!(f, "clock {secs}"),
+            Self::Bare { op } => write!(f, "bare {op}"),
         }
     }
 }
@@ -400,6 +452,27 @@ impl FromStr for Op {
             "sync" => Self::Sync,
             "checkpoint" => Self::Checkpoint,
             "tick" => Self::Tick,
+            "set" => Self::Set {
+                path: w.word()?,
+                name: w.word()?,
+                value: w.word()?,
+            },
+            "logopen" => Self::LogOpen {
+                path: w.word()?,
+                slot: w.word()?,
+            },
+            "line" => Self::Line {
+                slot: w.word()?,
+                data: w.data()?,
+            },
+            "logclose" => Self::LogClose { slot: w.word()? },
+            "rotate" => Self::Rotate { path: w.word()? },
+            "clock" => Self::Clock { secs: w.word()? },
+            "bare" => {
+                let rest: Vec<&str> = w.0.by_ref().collect();
+                let op = Box::new(rest.join(" ").parse()?);
+                Self::Bare { op }
+            }
             other => return Err(format!("no such operation: {other}")),
         };
         match w.0.next() {

@@ -20,6 +20,7 @@ pub const fn plan(block_size: u32, blocks: u64, wal_blocks: u64, sync_one_in: u6
             bypass_one_in: 0,
             overwrite_eighths: 0,
             sync_one_in,
+            log_eighths: 0,
         },
         ops: 60,
         states_per_case: 2000,
@@ -41,8 +42,20 @@ pub const fn overwriting(block_size: u32, blocks: u64, wal_blocks: u64, sync_one
     plan
 }
 
+/// A plan of logs that are cut for every reason there is.
+pub const fn logging(block_size: u32, blocks: u64, wal_blocks: u64, sync_one_in: u64) -> Plan {
+    let mut plan = plan(block_size, blocks, wal_blocks, sync_one_in);
+    plan.mix.max_blocks = 2;
+    plan.mix.log_eighths = 6;
+    plan
+}
+
 /// All of them, in turn.
-pub const ALL: [Plan; 11] = [
+pub const ALL: [Plan; 15] = [
+    logging(512, 700, 32, 3),
+    logging(1024, 0, 16, 4),
+    logging(1024, 0, 32, 4),
+    logging(512, 0, 16, 3),
     overwriting(512, 230, 32, 4),
     plan(512, 200, 4, 6),
     plan(512, 230, 8, 12),

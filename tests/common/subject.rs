@@ -40,6 +40,25 @@ pub struct DumpEntry {
 /// A whole tree, path by path.
 pub type Dump = BTreeMap<Path, DumpEntry>;
 
+/// Under this name the record of rolls stands in a dump.
+pub const EVENTS: &str = ".cask";
+
+/// The record of rolls in a dump.
+pub fn events_entry(lines: Vec<u8>) -> DumpEntry {
+    DumpEntry {
+        kind: FileKind::Regular,
+        perm: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        nlink: 1,
+        mtime: Timestamp::default(),
+        data: lines,
+        xattrs: BTreeMap::new(),
+        same_as: None,
+    }
+}
+
 /// A number that tells trees apart; quick, for it is computed after every crash.
 pub fn fingerprint(dump: &Dump) -> u64 {
     let mut hasher = QuickHasher(0);
@@ -133,6 +152,10 @@ pub struct StoreSubject<D: Device> {
     store: Store<D>,
     clock: Arc<ManualClock>,
     slots: HashMap<u8, (u64, u64)>,
+    /// Writers of logs.
+    writers: HashMap<u8, (u64, u64)>,
+    /// Seconds that the clock was moved on.
+    pub ahead: i64,
     /// Bytes that the last write took.
     taken: Cell<usize>,
 }
@@ -151,6 +174,8 @@ impl<D: Device> StoreSubject<D> {
             store,
             clock,
             slots: HashMap::new(),
+            writers: HashMap::new(),
+            ahead: 0,
             taken: Cell::new(0),
         })
     }
@@ -175,6 +200,11 @@ impl<D: Device> StoreSubject<D> {
     /// Bytes in a block.
     pub fn block_size(&self) -> usize {
         self.store.cask().stats().block_size as usize
+    }
+
+    /// Whether there may be no room for a few cuts.
+    pub fn is_short(&self) -> bool {
+        self.store.statfs().is_ok_and(|stat| stat.blocks_free < 160)
     }
 
     /// Notes what a write took.
@@ -271,6 +301,21 @@ impl<D: Device> StoreSubject<D> {
         };
         self.store.flush(&ROOT_CALLER, ino, fh)?;
         self.store.release(ino, fh)
+    }
+
+    fn close_log(&mut self, slot: u8) -> Result<(), Error> {
+        let Some((ino, fh)) = self.writers.remove(&slot) else {
+            return Ok(());
+        };
+        self.store.flush(&ROOT_CALLER, ino, fh)?;
+        self.store.release(ino, fh)
+    }
+
+    /// What stands behind the root's door in `events`.
+    pub fn events(&self) -> Result<Vec<u8>, Error> {
+        let door = self.store.lookup(&ROOT_CALLER, 1, b".cask")?.attr.ino;
+        let attr = self.store.lookup(&ROOT_CALLER, door, b"events")?.attr;
+        self.content(attr.ino, attr.size)
     }
 
     fn run(&mut self, op: &Op) -> Result<(), Error> {
@@ -431,6 +476,49 @@ impl<D: Device> StoreSubject<D> {
             Op::Sync => store.cask().sync(store.cask().lsn()),
             Op::Checkpoint => store.cask().checkpoint(),
             Op::Tick => store.tick(),
+            Op::Set { path, name, value } => {
+                let ino = self.attributed(path)?;
+                let name = [b"user.cask.".as_slice(), &name.0].concat();
+                store.setxattr(caller, ino, &name, &value.0, false, false)
+            }
+            Op::LogOpen { path, slot } => {
+                let (dir, name) = self.place(path)?;
+                let flags = OpenFlags {
+                    write: true,
+                    append: true,
+                    ..OpenFlags::default()
+                };
+                let opened = match store.lookup(caller, dir, name) {
+                    Ok(_) => {
+                        let ino = self.regular(path)?;
+                        (ino, store.open(caller, ino, flags)?.fh)
+                    }
+                    Err(Error::NotFound) => {
+                        let (entry, opened) = store.create(caller, dir, name, 0o644, flags)?;
+                        (entry.attr.ino, opened.fh)
+                    }
+                    Err(error) => return Err(error),
+                };
+                self.close_log(*slot)?;
+                self.writers.insert(*slot, opened);
+                Ok(())
+            }
+            Op::Line { slot, data } => match self.writers.get(slot) {
+                Some((ino, fh)) => store
+                    .write(caller, *ino, *fh, 0, &data.text())
+                    .map(|taken| assert_eq!(taken, data.len, "a record was torn")),
+                None => Ok(()),
+            },
+            Op::LogClose { slot } => self.close_log(*slot),
+            Op::Rotate { path } => {
+                let (dir, name) = self.place(path)?;
+                store.rotate(caller, dir, name)
+            }
+            Op::Clock { secs } => {
+                self.ahead += secs;
+                Ok(())
+            }
+            Op::Bare { op } => self.run(op),
         }
     }
 
@@ -508,7 +596,10 @@ impl<D: Device> StoreSubject<D> {
 
 impl<D: Device> Subject for StoreSubject<D> {
     fn apply(&mut self, op: &Op, now: Timestamp) -> Outcome {
-        self.clock.set(now);
+        self.clock.set(Timestamp {
+            secs: now.secs + self.ahead,
+            ..now
+        });
         self.run(op).map_err(|error| error.errno())
     }
 
@@ -516,6 +607,10 @@ impl<D: Device> Subject for StoreSubject<D> {
         let mut dump = Dump::new();
         let root = self.store.getattr(1, None)?;
         self.dump_below(&Path::default(), &root, &mut dump, &mut HashMap::new())?;
+        let events = self.events()?;
+        if !events.is_empty() {
+            dump.insert(Path::new(EVENTS), events_entry(events));
+        }
         Ok(dump)
     }
 }

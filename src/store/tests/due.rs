@@ -285,6 +285,20 @@ fn each_log_begins_with_the_header() {
 }
 
 #[test]
+fn a_header_that_holds_what_ends_a_record_is_no_record() {
+    let (w, logs) = store_with(&[("header", "head"), ("record", "e"), ("roll-lines", "2")]);
+    for record in [b"1e", b"2e"] {
+        assert!(w.names(logs).len() <= 1, "cut before it was full");
+        // What a handle has counted, the next one reads.
+        let mut file = w.open(logs, b"a", APPEND);
+        w.put(&mut file, record);
+        w.close(file);
+        w.set(logs, "keep", b"all");
+    }
+    assert_eq!(w.cat(logs, b"a.19700101"), b"heade1e2e");
+}
+
+#[test]
 fn the_record_of_rolls_is_bounded_and_read_only() {
     let (w, logs) = store_with(&[]);
     let long = [b'n'; 200];
@@ -418,6 +432,26 @@ fn keep_leaves_alone_what_somebody_gave_a_second_name() {
     }
     assert_eq!(w.names(logs), ["a.1", "a.3"]);
     assert_eq!(w.names(mine), ["kept"]);
+}
+
+#[test]
+fn who_waits_for_a_segment_that_was_dropped_makes_one_like_it() {
+    let (w, logs) = store_with(&[("keep", "2")]);
+    let mut file = w.open(logs, b"a", APPEND);
+    w.put(&mut file, b"1\n");
+    w.mv(logs, b"a", b"a.1");
+    let mut other = w.open(logs, b"a.1", APPEND);
+    let set = SetAttr {
+        perm: Some(0o600),
+        ..SetAttr::default()
+    };
+    let ino = w.attr(logs, b"a.1").ino;
+    w.store.setattr(&ROOT_USER, ino, None, &set).unwrap();
+    w.put(&mut file, b"2\n");
+    w.mv(logs, b"a", b"a.2");
+    assert!(!w.exists(logs, b"a.1"));
+    w.put(&mut other, b"3\n");
+    assert_eq!(w.attr(logs, b"a.1").perm, 0o600);
 }
 
 #[test]
