@@ -9,7 +9,7 @@ mod common;
 
 use caskfs::device::testing::Control;
 use common::explorer::{Plan, explore, explore_many};
-use common::plans::{bypassing, overwriting, plan};
+use common::plans::{bypassing, overwriting, plan, wiping};
 
 /// Crash states within which a missing control must show; `CASKFS_CONTROL_STATES` says otherwise.
 const STATES: u64 = 400_000;
@@ -61,4 +61,5 @@ controls! {
     checkpoint_after_recovery: CheckpointAfterRecovery in [plan(512, 208, 8, 6)];
     two_superblock_slots: TwoSuperblockSlots in [plan(512, 204, 4, 4)];
     full_flush_with_bypass: FullFlushWithBypass in [bypassing(1024, 400, 8, 3)];
+    wipe_after_commit: WipeAfterCommit in [wiping(plan(512, 230, 8, 6))];
 }

@@ -33,11 +33,13 @@ pub enum Control {
     TwoSuperblockSlots = 1 << 9,
     /// A sync that covers bypassed data flushes the whole device, not only the log.
     FullFlushWithBypass = 1 << 10,
+    /// What is given up is wiped only after the checkpoint that gives it up is durable.
+    WipeAfterCommit = 1 << 11,
 }
 
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::FlushOnFsync,
         Self::CheckpointDataBarrier,
         Self::CheckpointSuperblockBarrier,
@@ -49,6 +51,7 @@ impl Control {
         Self::CheckpointAfterRecovery,
         Self::TwoSuperblockSlots,
         Self::FullFlushWithBypass,
+        Self::WipeAfterCommit,
     ];
 }
 

@@ -11,6 +11,7 @@ use crate::format::item::{
 };
 use crate::format::key::{INDEX, Number, ROOT};
 use crate::format::{FileKind, Key, Kind};
+use crate::fs::xattr;
 
 /// What is known of an inode.
 struct Seen {
@@ -36,6 +37,7 @@ pub(super) fn check<D: Device>(cask: &Cask<D>, report: &mut Report) -> Result<()
         report,
         inodes: HashMap::new(),
         contents: HashMap::new(),
+        wipes: 0,
     };
     let last = Key::new(u64::MAX, Kind::Arrivals, u64::MAX);
     // Inodes first, so that names can come before what they name.
@@ -67,6 +69,8 @@ struct Names<'a, D: Device> {
     inodes: HashMap<Number, Seen>,
     /// Contents and the inodes they belong to.
     contents: HashMap<Number, (Number, u64)>,
+    /// Inodes on which wiping is set.
+    wipes: u32,
 }
 
 impl<D: Device> Names<'_, D> {
@@ -200,8 +204,9 @@ impl<D: Device> Names<'_, D> {
     }
 
     fn attributes(&mut self, key: Key, value: &[u8]) {
-        if let Err(error) = XattrRecord::decode_all(value) {
-            self.error("attribute", format!("inode {}: {error}", key.number));
+        match XattrRecord::decode_all(value) {
+            Ok(entries) => self.wipes += u32::from(xattr::wipes(&entries)),
+            Err(error) => self.error("attribute", format!("inode {}: {error}", key.number)),
         }
         if self
             .inodes
@@ -295,6 +300,14 @@ impl<D: Device> Names<'_, D> {
                 self.inodes.len()
             );
             self.error("file-count", text);
+        }
+        if self.cask.wipes() != self.wipes {
+            let text = format!(
+                "wiping is counted on {} files and directories, but is set on {}",
+                self.cask.wipes(),
+                self.wipes
+            );
+            self.error("wipe-count", text);
         }
         let mut wrong = Vec::new();
         for (number, inode) in &self.inodes {

@@ -23,6 +23,7 @@ pub const fn plan(block_size: u32, blocks: u64, wal_blocks: u64, sync_one_in: u6
         },
         ops: 60,
         states_per_case: 2000,
+        wipes: false,
     }
 }
 
@@ -41,8 +42,14 @@ pub const fn overwriting(block_size: u32, blocks: u64, wal_blocks: u64, sync_one
     plan
 }
 
+/// A plan in which what is given up is wiped.
+pub const fn wiping(mut plan: Plan) -> Plan {
+    plan.wipes = true;
+    plan
+}
+
 /// All of them, in turn.
-pub const ALL: [Plan; 11] = [
+pub const ALL: [Plan; 16] = [
     overwriting(512, 230, 32, 4),
     plan(512, 200, 4, 6),
     plan(512, 230, 8, 12),
@@ -55,4 +62,9 @@ pub const ALL: [Plan; 11] = [
     // These grow.
     plan(512, 0, 16, 10),
     bypassing(1024, 0, 8, 8),
+    wiping(overwriting(512, 230, 32, 4)),
+    wiping(plan(512, 200, 8, 6)),
+    wiping(plan(1024, 220, 16, 4)),
+    wiping(bypassing(512, 400, 8, 8)),
+    wiping(bypassing(1024, 0, 8, 8)),
 ];
