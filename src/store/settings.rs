@@ -88,8 +88,8 @@ static TABLE: &[Setting] = &[
         "read, posix", "what ftruncate to 0 drops from a log: what was read, or everything"),
     setting!("header", "none", true, any_text,
         "none, or a line", "first line of each new segment"),
-    setting!("wipe", "0", false, |v| one_of(v, BOOL),
-        "0, 1", "1: freed blocks are overwritten"),
+    setting!("wipe", "0", true, |v| one_of(v, BOOL),
+        "0, 1", "1: what is freed is overwritten, in the whole cask"),
     setting!("assemble", "0", true, |v| one_of(v, BOOL),
         "0, 1", "1: a record that comes in pieces is appended whole"),
     setting!("columns", "none", false, columns,
@@ -278,6 +278,8 @@ pub struct Effective {
     pub header: Option<Arc<[u8]>>,
     /// A record that comes in pieces is appended when it is whole.
     pub assemble: bool,
+    /// What the file gives up is overwritten before an fsync of it returns.
+    pub wipe: bool,
     /// What bounds the content of the directories that lead here. All of them hold.
     pub bounds: Vec<Bound>,
 }
@@ -297,6 +299,7 @@ impl Default for Effective {
             keep: None,
             header: None,
             assemble: false,
+            wipe: false,
             bounds: Vec::new(),
         }
     }
@@ -322,6 +325,7 @@ impl Effective {
             (b"roll-size", text) => self.roll_size = size(text).unwrap_or(self.roll_size),
             (b"keep", text) => self.keep = keep(text).unwrap_or(self.keep),
             (b"assemble", "0" | "1") => self.assemble = text == "1",
+            (b"wipe", "0" | "1") => self.wipe = text == "1",
             (b"header", "none") => self.header = None,
             (b"header", text) => self.header = Some(text.as_bytes().into()),
             _ => {}

@@ -10,6 +10,7 @@ mod rotate;
 mod settings;
 mod truncate;
 mod value;
+mod wipe;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
