@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use super::binding::{Fresh, Name, Predecessor};
 use super::door::DOOR;
 use super::events::{Cause, Event};
+use super::expiry::expires;
 use super::log::{make_like, predecessor};
 use super::roll::{Carry, end_at};
 use super::settings::{Effective, Period, Setting};
@@ -51,6 +52,8 @@ pub(super) struct Cut {
     pub number: Number,
     /// Names of segments that were dropped.
     pub dropped: Vec<Name>,
+    /// When the segment expires.
+    pub expires: Option<Timestamp>,
     /// For the record of rolls.
     pub event: Event,
 }
@@ -242,43 +245,63 @@ impl<D: Device> Store<D> {
             };
             segment::mark(tx, &mut inode, home, &record)?;
         }
-        let dropped = match settings.keep.filter(|_| drops) {
-            Some(keep) => self.drop_beyond(tx, home, log, keep, now)?,
-            None => Vec::new(),
+        let expires = expires(&inode, &*self.walk.of(tx, &inode)?);
+        let bounded = settings.keep.is_some() || settings.ttl.is_some();
+        let dropped = match drops && bounded {
+            true => self.drop_old(tx, home, log, settings.keep, now)?,
+            false => Vec::new(),
         };
         Ok(Cut {
             fresh,
             looks,
             number,
             dropped,
+            expires,
             event,
         })
     }
 
-    /// Removes the oldest segments of a log, so that with the live one no more than `keep` are left.
-    fn drop_beyond(
+    /// Removes the oldest segments of a log, so that with the live one no more than `keep` are left,
+    /// and those that have expired.
+    fn drop_old(
         &self,
         tx: &mut Tx<'_, D>,
         home: Number,
         log: &[u8],
-        keep: u64,
+        keep: Option<u64>,
         now: Timestamp,
     ) -> Result<Vec<Name>> {
         let mut segments = Vec::new();
         for (number, _) in segment::of_log(tx, home, log)? {
-            let mut inode = load(tx, number)?;
-            match namespace::name_of(tx, &inode)? {
-                Some(name) if inode.nlink == 1 => segments.push((inode.parent, name)),
-                // Removed and still open, or somebody has given it a second name: it is theirs.
-                _ => segment::unmark(tx, &mut inode)?,
+            let inode = load(tx, number)?;
+            if let Some(name) = name_of_its_own(tx, inode)? {
+                segments.push((inode, name));
             }
         }
-        let stay = usize::try_from(keep.saturating_sub(1)).unwrap_or(usize::MAX);
-        segments.truncate(segments.len().saturating_sub(stay).min(DROPPED_MAX));
-        for (dir, name) in &segments {
-            namespace::unlink(tx, *dir, name, &|ino| self.fs.is_open(ino), now)?;
+        let stay = keep.map_or(usize::MAX, |keep| {
+            usize::try_from(keep.saturating_sub(1)).unwrap_or(usize::MAX)
+        });
+        let beyond = segments.len().saturating_sub(stay);
+        let mut dropped = Vec::new();
+        for (index, (inode, name)) in segments.into_iter().enumerate() {
+            if dropped.len() < DROPPED_MAX
+                && (index < beyond || self.has_expired(tx, &inode, now)?)
+            {
+                self.drop_segment(tx, &name, now)?;
+                dropped.push(name);
+            }
         }
-        Ok(segments)
+        Ok(dropped)
+    }
+
+    /// Removes a segment.
+    pub(super) fn drop_segment(
+        &self,
+        tx: &mut Tx<'_, D>,
+        (dir, name): &Name,
+        now: Timestamp,
+    ) -> Result<()> {
+        namespace::unlink(tx, *dir, name, &|ino| self.fs.is_open(ino), now).map(drop)
     }
 
     /// Tells the kernel what a cut has done that it does not know.
@@ -303,6 +326,21 @@ impl<D: Device> Store<D> {
         for (dir, name) in &cut.dropped {
             self.bindings.forget(*dir, name);
         }
+        if let Some(time) = cut.expires {
+            self.expiry.note(time);
+        }
+    }
+}
+
+/// The name of a segment; `None`, and it is a segment no more, where it was removed and is still open
+/// or where somebody has given it a second name: it is theirs.
+pub(super) fn name_of_its_own<D: Device>(
+    tx: &mut Tx<'_, D>,
+    mut inode: Inode,
+) -> Result<Option<Name>> {
+    match namespace::name_of(tx, &inode)? {
+        Some(name) if inode.nlink == 1 => Ok(Some((inode.parent, name))),
+        _ => segment::unmark(tx, &mut inode).map(|()| None),
     }
 }
 

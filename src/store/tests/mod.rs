@@ -2,6 +2,7 @@
 
 mod cat;
 mod due;
+mod expiry;
 mod log;
 mod plain;
 mod quota;
