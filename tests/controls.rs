@@ -9,7 +9,7 @@ mod common;
 
 use caskfs::device::testing::Control;
 use common::explorer::{Plan, explore, explore_many};
-use common::plans::{bypassing, logging, overwriting, plan};
+use common::plans::{bypassing, logging, overwriting, plan, wiping};
 
 /// Crash states within which a missing control must show; `CASKFS_CONTROL_STATES` says otherwise.
 const STATES: u64 = 400_000;
@@ -62,4 +62,5 @@ controls! {
     two_superblock_slots: TwoSuperblockSlots in [plan(512, 204, 4, 4)];
     cut_is_one_record: CutIsOneRecord in [logging(512, 700, 32, 3)];
     full_flush_with_bypass: FullFlushWithBypass in [bypassing(1024, 400, 8, 3)];
+    wipe_after_commit: WipeAfterCommit in [wiping(plan(512, 230, 8, 6))];
 }

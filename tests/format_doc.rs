@@ -47,7 +47,7 @@ fn the_tables_are_the_structs() {
     let layouts = [
         layout!(SuperblockRecord: magic version compat ro_compat incompat uuid secret label block_size spacing flags
             height blocks files_limit wal_len generation wal_position wal_lsn wal_digest root_block pages root_crc
-            alloc_slot alloc_digest next_number files created reserved digest),
+            alloc_slot alloc_digest next_number files created wipes digest),
         layout!(InodeRecord: mode uid gid nlink size content parent name_hash atime mtime ctime btime rdev flags
             since),
         layout!(SegmentRecord: log base count),

@@ -344,6 +344,35 @@ impl Allocator {
         }
     }
 
+    /// The free blocks among `len` from `from` on, also those for which the host holds no room.
+    pub fn unused(&self, from: u64, len: u64) -> Vec<Run> {
+        let chunk = self.geometry.chunk_blocks();
+        let inner = self.inner.lock();
+        let mut runs: Vec<Run> = Vec::new();
+        for block in from..from + len {
+            let index = self.geometry.group_of(block);
+            let Some((index, group)) =
+                index.and_then(|index| Some((index, inner.groups.get(index as usize)?)))
+            else {
+                continue;
+            };
+            let at = block - self.geometry.group_start(index);
+            let absent = at / chunk < group.limit / chunk && group.absent.get(at / chunk);
+            let taken = group.committed.get(at) || (group.busy.get(at) && !absent);
+            if at >= group.limit || taken {
+                continue;
+            }
+            match runs.last_mut() {
+                Some(run) if run.start + run.len == block => run.len += 1,
+                _ => runs.push(Run {
+                    start: block,
+                    len: 1,
+                }),
+            }
+        }
+        runs
+    }
+
     /// Prepares the next checkpoint's bitmaps: the committed ones with `adds` and without `frees`.
     ///
     /// # Errors

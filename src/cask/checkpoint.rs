@@ -7,10 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::overlay::{Content, Extent, Overlay};
 use super::space::Need;
-use super::{Cask, Snapshot};
+use super::{Cask, Lingering, Snapshot, wipe};
 use crate::alloc::Run;
 use crate::device::Device;
 use crate::device::control::{Control, removed};
@@ -34,6 +35,8 @@ struct Frozen {
     snapshot: Arc<Snapshot>,
     superblock: SuperblockRecord,
     mark: Mark,
+    /// What it gives up is wiped.
+    wipes: bool,
 }
 
 /// Writes new blocks and keeps the account of blocks taken and given up.
@@ -69,25 +72,29 @@ impl<D: Device> Cask<D> {
     /// Sets the active overlay aside; `None` when there is nothing in it.
     fn freeze(&self) -> Result<Option<Frozen>> {
         let _ops = self.ops.lock();
-        let mark = self.wal.freeze()?;
+        let wipes = wipe::in_force(&self.state.read());
+        let mark = self.wal.freeze(wipes)?;
         let mut state = self.state.write();
         let here = (state.superblock.wal_lsn.get(), state.superblock.wal_digest);
         if state.active.is_empty() && (mark.next, mark.chain) == here {
             return Ok(None);
         }
         state.frozen_pledge = self.freeze_pledge(&state);
-        let fresh = Overlay::new(self.geometry, state.next_number);
+        let mut fresh = Overlay::new(self.geometry, state.next_number);
+        fresh.wiping = state.wipes > 0;
         let overlay = Arc::new(std::mem::replace(&mut state.active, fresh));
         state.frozen = Some(Arc::clone(&overlay));
         let mut superblock = state.superblock;
         superblock.next_number = state.next_number.into();
         superblock.files = state.files.into();
+        superblock.wipes = state.wipes.into();
         superblock.label = padded(&state.label);
         Ok(Some(Frozen {
             overlay,
             snapshot: Arc::clone(&state.snapshot),
             superblock,
             mark,
+            wipes,
         }))
     }
 
@@ -97,8 +104,9 @@ impl<D: Device> Cask<D> {
             snapshot,
             superblock,
             mark,
+            wipes,
         } = frozen;
-        let generation = superblock.generation.get() + 1;
+        let mut generation = superblock.generation.get() + 1;
         let mut build = Build {
             cask: self,
             adds: Vec::new(),
@@ -142,7 +150,19 @@ impl<D: Device> Cask<D> {
                 .sync()
                 .map_err(Error::io("syncing a checkpoint"))?;
         }
+        if wipes {
+            self.expect_wiping(&mut next);
+        }
+        if wipes && removed(Control::WipeAfterCommit) {
+            self.overwrite(frees.clone())?;
+        }
         write_superblock(&*self.device, &self.geometry, &next)?;
+        if wipes {
+            // No superblock is left that leads to what will be wiped.
+            generation += 1;
+            next.generation = generation.into();
+            write_superblock(&*self.device, &self.geometry, &next)?;
+        }
 
         // From here on the new checkpoint counts.
         self.alloc.publish(plan);
@@ -157,17 +177,22 @@ impl<D: Device> Cask<D> {
             let mut state = self.state.write();
             state.snapshot = Arc::new(Snapshot {
                 root,
-                generation,
                 departures: Arc::clone(&self.departures),
             });
             state.frozen = None;
             state.frozen_pledge = Need::default();
             state.superblock = next;
-            self.lingering
-                .lock()
-                .push_back((Arc::downgrade(&snapshot), released));
+            self.lingering.lock().push_back(Lingering {
+                needed_by: Arc::downgrade(&snapshot),
+                runs: released,
+                wiped: wipes,
+            });
         }
         drop((snapshot, overlay));
+        if wipes {
+            let all = self.ring_stale.swap(false, Ordering::AcqRel);
+            self.wal.wipe(&mark, all)?;
+        }
         self.wal.retire(&mark, generation);
         self.release_lingering();
         Ok(())
@@ -184,23 +209,6 @@ impl<D: Device> Cask<D> {
             taken <= pledge + placed,
             "a checkpoint took {taken} blocks of {pledge} set aside and {placed} in place"
         );
-    }
-
-    /// Frees what checkpoints gave up, as far as no reader is left that may still need it; answers
-    /// whether anything was freed.
-    pub(super) fn release_lingering(&self) -> bool {
-        let mut lingering = self.lingering.lock();
-        let mut any = false;
-        while let Some((snapshot, _)) = lingering.front() {
-            if snapshot.strong_count() > 0 {
-                break;
-            }
-            if let Some((_, runs)) = lingering.pop_front() {
-                self.alloc.release(&runs);
-                any |= !runs.is_empty();
-            }
-        }
-        any
     }
 }
 

@@ -1,7 +1,7 @@
 //! The container as a whole: state = checkpoint tree ⊕ frozen overlay ⊕ active overlay.
 //!
-//! Lock order: checkpointing < growth < operations < state < lingering, allocator, log. No device
-//! I/O happens under `state`. Invariant: after any crash the cask equals its state after some prefix
+//! Lock order: checkpointing < growth < operations < releasing < state < lingering, allocator, log. No
+//! device I/O happens under `state`. Invariant: after any crash the cask equals its state after some prefix
 //! of operations that contains every one that was confirmed durable (I8).
 
 mod audit;
@@ -14,6 +14,7 @@ mod recovery;
 mod space;
 mod tx;
 mod view;
+mod wipe;
 
 #[cfg(test)]
 mod tests;
@@ -59,8 +60,6 @@ const COMMIT_INTERVAL: i64 = 1_000_000_000;
 pub struct Snapshot {
     /// Its tree.
     pub root: Root,
-    /// Its number.
-    pub generation: u64,
     departures: Arc<Departures>,
 }
 
@@ -80,9 +79,20 @@ struct State {
     snapshot: Arc<Snapshot>,
     next_number: Number,
     files: u64,
+    /// Files and directories on which wiping is set.
+    wipes: u32,
     label: Vec<u8>,
     /// Of the newest durable checkpoint.
     superblock: SuperblockRecord,
+}
+
+/// What a checkpoint gave up.
+struct Lingering {
+    /// The checkpoint whose readers may still need it.
+    needed_by: Weak<Snapshot>,
+    runs: Vec<Run>,
+    /// It is overwritten before it is free.
+    wiped: bool,
 }
 
 /// Numbers about a cask.
@@ -145,8 +155,16 @@ pub struct Cask<D: Device> {
     tree: Tree<D>,
     records: Records,
     wal: Wal<D>,
-    /// What checkpoints gave up, with the checkpoint whose readers may still need it; oldest first.
-    lingering: Mutex<VecDeque<(Weak<Snapshot>, Vec<Run>)>>,
+    /// What checkpoints gave up; oldest first.
+    lingering: Mutex<VecDeque<Lingering>>,
+    /// Held by who makes it free.
+    releasing: Mutex<()>,
+    /// Blocks that were written for an operation that did not happen and are to be wiped.
+    abandoned: Arc<Mutex<Vec<Run>>>,
+    /// The next block to look at for what nobody wiped; `None` when all were.
+    sweep: Mutex<Option<u64>>,
+    /// The log ring may hold frames of before wiping was in force.
+    ring_stale: AtomicBool,
     failed: OnceLock<String>,
     /// Nanoseconds of the owner's clock when the log was synced, and seconds of the last checkpoint.
     last_commit: AtomicI64,
@@ -226,7 +244,11 @@ impl<D: Device> Cask<D> {
             self.sync(last)?;
             self.last_commit.store(nanos, Ordering::Relaxed);
         }
-        let idle = self.state.read().active.is_empty();
+        let (idle, wiping) = {
+            let state = self.state.read();
+            (state.active.is_empty(), wipe::in_force(&state))
+        };
+        let age_due = if wiping { wipe::DUE } else { AGE_DUE };
         let age = now
             .secs
             .saturating_sub(self.last_checkpoint.load(Ordering::Relaxed));
@@ -235,12 +257,12 @@ impl<D: Device> Cask<D> {
         if idle {
             self.last_checkpoint.store(now.secs, Ordering::Relaxed);
             self.release_lingering();
-        } else if full || !(0..AGE_DUE).contains(&age) {
+        } else if full || !(0..age_due).contains(&age) {
             self.last_checkpoint.store(now.secs, Ordering::Relaxed);
             self.checkpoint()?;
             self.give_back(true);
         }
-        Ok(())
+        self.go_on_wiping()
     }
 
     /// Bytes of log for which a checkpoint is due.
@@ -283,6 +305,7 @@ impl<D: Device> Cask<D> {
             return Ok(());
         }
         self.checkpoint()?;
+        self.finish_wiping()?;
         self.give_back(false);
         Ok(())
     }
@@ -333,7 +356,7 @@ impl<D: Device> Cask<D> {
             files_used: state.files,
             label: state.label.clone(),
             uuid: state.superblock.uuid,
-            generation: state.snapshot.generation,
+            generation: state.superblock.generation.get(),
             lsn: self.wal.last(),
             durable_lsn: self.wal.durable(),
             blocks_limit: self.fixed.then_some(blocks),

@@ -171,6 +171,10 @@ pub struct Overlay {
     pub cost: Cost,
     /// Content or items of layers below were given up.
     pub releases: bool,
+    /// Something was taken away, whether layers below have it or not.
+    pub gives_up: bool,
+    /// Wiping was in force at some time: what a checkpoint of this layer retires is overwritten.
+    pub wiping: bool,
 }
 
 impl Overlay {
@@ -185,6 +189,8 @@ impl Overlay {
             dropped: Vec::new(),
             cost: Cost::default(),
             releases: false,
+            gives_up: false,
+            wiping: false,
         }
     }
 
@@ -226,6 +232,7 @@ impl Overlay {
             }
             Change::Truncate(content, len) => self.truncate(*content, *len)?,
             Change::Drop(content) => self.truncate(*content, 0)?,
+            Change::Wipes(count) => self.wiping |= *count > 0,
             Change::Counters { .. } | Change::Grow(_) | Change::Label(_) => {}
         }
         Ok(())
@@ -254,6 +261,7 @@ impl Overlay {
                 .map_or(0, |v| (v.len() + CELL_OVERHEAD) as u64),
             blocks: 0,
         };
+        self.gives_up |= value.is_none();
         self.releases |= value.is_none() && key.number < self.born;
         self.cost = self.cost.plus(cost(&value));
         if let Some(old) = self.items.insert(key, value) {
@@ -341,6 +349,7 @@ impl Overlay {
             Error::corrupt("a log record that places blocks past the largest file", 0)
         })?;
         self.clear(number, block..end);
+        self.gives_up |= number < self.born;
         self.releases |= number < self.born;
         self.cost = self.cost.plus(self.extent_cost(number, extent.len()));
         self.content(number).extents.insert(block, extent);
@@ -401,6 +410,7 @@ impl Overlay {
             }
         }
         // The heads and tails are already paid for by the extent they were part of.
+        self.gives_up |= !dropped.is_empty();
         self.releases |= !dropped.is_empty();
         self.dropped.extend(dropped);
         self.cost = self.cost.minus(given);
@@ -415,6 +425,7 @@ impl Overlay {
         }
         let floor = len.div_ceil(self.geometry.block());
         self.clear(number, floor..u64::MAX);
+        self.gives_up = true;
         self.releases |= number < self.born;
         let content = self.content(number);
         content.floor = Some(content.floor.map_or(floor, |old| old.min(floor)));

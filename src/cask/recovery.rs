@@ -19,15 +19,15 @@ use super::space::Need;
 use super::{Cask, Snapshot, State};
 use crate::alloc::{Allocator, Run};
 use crate::clock::Timestamp;
-use crate::device::Device;
 use crate::device::control::{Control, removed};
+use crate::device::{Device, write_zeros};
 use crate::error::{Error, Result};
 use crate::format::checksum::{Digest, Keys, crc};
 use crate::format::item::InodeRecord;
 use crate::format::key::ROOT;
 use crate::format::superblock::{
-    FLAG_FILLED, FLAG_FIXED, MAGIC, Rejected, SPACING, SUPERBLOCK_COPIES, SUPERBLOCK_LEN,
-    SuperblockRecord, VERSION,
+    FLAG_FILLED, FLAG_FIXED, FLAG_STALE, MAGIC, Rejected, SPACING, SUPERBLOCK_COPIES,
+    SUPERBLOCK_LEN, SuperblockRecord, VERSION,
 };
 use crate::format::wal::{Change, Changes, decode_crcs, records};
 use crate::format::{FileKind, Geometry, Key};
@@ -196,15 +196,7 @@ impl<D: Device> Cask<D> {
         } else {
             geometry.wal_offset()..geometry.offset(geometry.first_block())
         };
-        let zeros = vec![0; 1 << 20];
-        let mut at = filled.start;
-        while at < filled.end {
-            let take = zeros.len().min((filled.end - at) as usize);
-            device
-                .write_at(at, zeros.get(..take).unwrap_or_default())
-                .map_err(Error::io("writing zeros"))?;
-            at += take as u64;
-        }
+        write_zeros(device, filled).map_err(Error::io("writing zeros"))?;
 
         let keys = Keys::derive(&options.secret);
         let alloc = Allocator::empty(geometry, blocks);
@@ -415,6 +407,7 @@ impl<D: Device> Unrecovered<D> {
             chain: superblock.wal_digest,
         };
         let log = replay(&*device, geometry, &keys, mark, generation)?;
+        let stale = superblock.flags.get() & FLAG_STALE != 0;
         let departures = Arc::new(Departures::default());
         let mut state = State {
             active: Overlay::new(geometry, superblock.next_number.get()),
@@ -423,14 +416,15 @@ impl<D: Device> Unrecovered<D> {
             promised: 0,
             snapshot: Arc::new(Snapshot {
                 root: root_of(&superblock),
-                generation,
                 departures: Arc::clone(&departures),
             }),
             next_number: superblock.next_number.get(),
             files: superblock.files.get(),
+            wipes: superblock.wipes.get(),
             label: superblock.label().to_vec(),
             superblock,
         };
+        state.active.wiping = state.wipes > 0;
         let applied = apply_log(&*device, geometry, &alloc, &log, &mut state)?;
         let damaged = log.lost.is_some() || applied.end.next <= log.durable;
         let why = match (damaged, read_only) {
@@ -475,6 +469,10 @@ impl<D: Device> Unrecovered<D> {
             records: Records::new(),
             wal,
             lingering: Mutex::new(VecDeque::new()),
+            releasing: Mutex::new(()),
+            abandoned: Arc::default(),
+            sweep: Mutex::new(stale.then_some(0)),
+            ring_stale: AtomicBool::new(stale),
             failed: OnceLock::new(),
             last_commit: AtomicI64::new(0),
             last_checkpoint: AtomicI64::new(0),
@@ -486,6 +484,7 @@ impl<D: Device> Unrecovered<D> {
             if replayed && !removed(Control::CheckpointAfterRecovery) {
                 cask.checkpoint()?;
             }
+            cask.begin_wiping()?;
         }
         Ok(cask)
     }
@@ -554,6 +553,7 @@ fn apply_log<D: Device>(
                         ));
                     }
                     Change::Label(label) => state.label = label.to_vec(),
+                    Change::Wipes(count) => state.wipes = *count,
                     _ => {}
                 }
                 state.active.apply(&change)?;

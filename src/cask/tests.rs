@@ -1,5 +1,7 @@
 //! The engine against a plain map: items and contents, across checkpoints and re-openings.
 
+mod wipe;
+
 use std::collections::BTreeMap;
 
 use super::*;

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
+
 use super::overlay::Cost;
 use super::space::Short;
 use super::{Cask, Lsn, Read};
@@ -42,9 +44,11 @@ pub struct Tx<'c, D: Device> {
     cost: Cost,
     next_number: Number,
     files: u64,
+    wipes: u32,
     label: Option<Vec<u8>>,
     staged: Vec<Arc<Blocks>>,
     counters: (Number, u64),
+    wipes_before: u32,
     redeemed: u64,
     allowance: (u64, u64),
 }
@@ -68,13 +72,18 @@ struct Blocks {
     first: u64,
     runs: Vec<(Run, Vec<u32>)>,
     taken: AtomicBool,
+    /// Where they go instead to be wiped first.
+    wiper: Option<Arc<Mutex<Vec<Run>>>>,
 }
 
 impl Drop for Blocks {
     fn drop(&mut self) {
         if !self.taken.load(Ordering::Acquire) {
-            let runs: Vec<Run> = self.runs.iter().map(|(run, _)| *run).collect();
-            self.alloc.release(&runs);
+            let runs = self.runs.iter().map(|(run, _)| *run);
+            match &self.wiper {
+                Some(wiper) => wiper.lock().extend(runs),
+                None => self.alloc.release(&runs.collect::<Vec<_>>()),
+            }
         }
     }
 }
@@ -191,6 +200,7 @@ impl<D: Device> Cask<D> {
         }
         state.next_number = tx.next_number;
         state.files = tx.files;
+        state.wipes = tx.wipes;
         state.promised = state.promised.saturating_sub(tx.redeemed);
         if let Some(label) = tx.label {
             state.label = label;
@@ -247,6 +257,7 @@ impl<D: Device> Cask<D> {
             first,
             runs,
             taken: AtomicBool::new(false),
+            wiper: self.is_wiping().then(|| Arc::clone(&self.abandoned)),
         };
         let mut rest = whole;
         for (run, crcs) in &mut blocks.runs {
@@ -332,9 +343,11 @@ impl<'c, D: Device> Tx<'c, D> {
             cost: Cost::default(),
             next_number: state.next_number,
             files: state.files,
+            wipes: state.wipes,
             label: None,
             staged: Vec::new(),
             counters: (state.next_number, state.files),
+            wipes_before: state.wipes,
             redeemed: 0,
             allowance: (0, 0),
         }
@@ -502,6 +515,12 @@ impl<'c, D: Device> Tx<'c, D> {
         self.files = self.files.saturating_sub(1);
     }
 
+    /// Whether wiping is set on a file or directory was `before` and is now `after`.
+    pub fn count_wipe(&mut self, before: bool, after: bool) {
+        let count = self.wipes.saturating_add(u32::from(after));
+        self.wipes = count.saturating_sub(u32::from(before));
+    }
+
     /// Changes the cask's label.
     ///
     /// # Errors
@@ -536,6 +555,9 @@ impl<'c, D: Device> Tx<'c, D> {
                 files: self.files,
             }
             .encode(&mut record);
+        }
+        if self.wipes != self.wipes_before {
+            Change::Wipes(self.wipes).encode(&mut record);
         }
         if let Some(label) = &self.label {
             Change::Label(label).encode(&mut record);

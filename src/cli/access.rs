@@ -190,7 +190,10 @@ fn inherit(access: &dyn Access, old: &Path, new: &Path, attr: &Attr) -> Result<(
         }
     }
     access.set_perm(new, attr.perm)?;
-    for name in access.attributes(old)? {
+    let mut names = access.attributes(old)?;
+    // Other settings depend on it.
+    names.sort_by_key(|name| name != "user.cask.mode");
+    for name in names {
         // Other namespaces belong to the system.
         let Some(name) = name.to_str().filter(|name| name.starts_with("user.")) else {
             continue;

@@ -20,7 +20,7 @@ pub struct MkstoreArgs {
     /// The kind of store
     #[arg(long, value_enum, default_value = "flat")]
     like: Kind,
-    /// Age at which a file expires, such as 30m or 7D
+    /// Age at which segments of its logs are removed, such as 30m or 7D
     #[arg(long, value_name = "AGE")]
     ttl: Option<String>,
     /// Another setting; may be given several times
@@ -93,13 +93,11 @@ pub fn make(
     settings: &[Assignment],
 ) -> Result<(), CliError> {
     setting::check(&access.shown(path), path, settings)?;
+    setting::check_ttl(access, path, settings)?;
     access.make_directory(path, perm)?;
-    settings
-        .iter()
-        .try_for_each(|setting| setting.apply(access, path))
-        .inspect_err(|_| {
-            let _ = access.remove_directory(path);
-        })
+    setting::apply_all(access, path, settings).inspect_err(|_| {
+        let _ = access.remove_directory(path);
+    })
 }
 
 #[cfg(test)]

@@ -35,11 +35,13 @@ pub enum Control {
     FullFlushWithBypass = 1 << 10,
     /// A cut is one record: what `keep` drops goes in the record that moves the name.
     CutIsOneRecord = 1 << 11,
+    /// What is given up is wiped only after the checkpoint that gives it up is durable.
+    WipeAfterCommit = 1 << 12,
 }
 
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::FlushOnFsync,
         Self::CheckpointDataBarrier,
         Self::CheckpointSuperblockBarrier,
@@ -52,6 +54,7 @@ impl Control {
         Self::TwoSuperblockSlots,
         Self::FullFlushWithBypass,
         Self::CutIsOneRecord,
+        Self::WipeAfterCommit,
     ];
 }
 

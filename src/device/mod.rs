@@ -7,6 +7,7 @@
 //! Without a sync, any 512-byte sector written since may hold the old bytes, the new or garbage.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 pub mod control;
@@ -45,6 +46,22 @@ pub trait Device: Send + Sync {
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Bytes by which the host could let the container grow; `None` where there is no such bound.
     fn growth_available(&self) -> io::Result<Option<u64>>;
+}
+
+/// Overwrites a range with zeros.
+///
+/// # Errors
+/// Those of [`Device::write_at`].
+pub fn write_zeros<D: Device + ?Sized>(device: &D, range: Range<u64>) -> io::Result<()> {
+    const STEP: u64 = 1 << 20;
+    let zeros = vec![0; range.end.saturating_sub(range.start).min(STEP) as usize];
+    let mut at = range.start;
+    while at < range.end {
+        let take = STEP.min(range.end - at);
+        device.write_at(at, zeros.get(..take as usize).unwrap_or_default())?;
+        at += take;
+    }
+    Ok(())
 }
 
 impl<D: Device + ?Sized> Device for Arc<D> {

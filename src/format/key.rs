@@ -35,6 +35,8 @@ pub enum Kind {
     Events = 8,
     /// A part of a directory's order of arrival; offset is its place in the order, from 1.
     Arrivals = 9,
+    /// Number 0 only: a directory with segments; offset is its number.
+    Home = 10,
 }
 
 impl Kind {
@@ -50,6 +52,7 @@ impl Kind {
             7 => Self::Segment,
             8 => Self::Events,
             9 => Self::Arrivals,
+            10 => Self::Home,
             _ => return None,
         })
     }

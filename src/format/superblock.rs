@@ -25,6 +25,8 @@ pub const SPACING: u32 = 65_536;
 pub const FLAG_FIXED: u32 = 1;
 /// All blocks were written at mkfs.
 pub const FLAG_FILLED: u32 = 2;
+/// Free blocks and the retired log may hold what is to be wiped.
+pub const FLAG_STALE: u32 = 4;
 
 /// A superblock as it is stored.
 #[derive(
@@ -86,8 +88,8 @@ pub struct SuperblockRecord {
     pub files: U64,
     /// When the container was made.
     pub created: TimeRecord,
-    /// Zero.
-    pub reserved: [u8; 4],
+    /// Files and directories on which `wipe` is set to 1.
+    pub wipes: U32,
     /// Keyed BLAKE3 of all before, under the secret.
     pub digest: [u8; 32],
 }

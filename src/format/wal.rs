@@ -100,6 +100,8 @@ pub enum Change<'a> {
     Grow(u64),
     /// The cask's label.
     Label(&'a [u8]),
+    /// Wiping is set on so many files and directories.
+    Wipes(u32),
 }
 
 impl Change<'_> {
@@ -146,6 +148,7 @@ impl Change<'_> {
                 out.push(9);
                 bytes(out, label);
             }
+            Self::Wipes(count) => words(out, 10, &[u64::from(*count)]),
         }
     }
 }
@@ -199,6 +202,7 @@ impl<'a> Changes<'a> {
             },
             8 => Change::Grow(self.word()?),
             9 => Change::Label(self.bytes()?),
+            10 => Change::Wipes(u32::try_from(self.word()?).ok()?),
             _ => return None,
         })
     }

@@ -231,9 +231,7 @@ fn erase<D: Device>(tx: &mut Tx<'_, D>, inode: &Inode) -> Result<()> {
         true => arrivals::forget(tx, inode.number)?,
         false => tx.drop_content(inode.content),
     }
-    for key in super::xattr::keys(tx, inode)? {
-        tx.del(key);
-    }
+    super::xattr::forget(tx, inode, usize::MAX)?;
     tx.remove_file();
     Ok(())
 }
@@ -262,15 +260,13 @@ pub fn reap<D: Device>(tx: &mut Tx<'_, D>, number: Number) -> Result<()> {
 /// Those of reading.
 pub fn reap_some<D: Device>(tx: &mut Tx<'_, D>, number: Number) -> Result<bool> {
     let orphan = tx.get(&Key::new(INDEX, Kind::Orphan, number))?;
-    let keys = match load(tx, number) {
-        Ok(inode) if orphan.is_some() => super::xattr::keys(tx, &inode)?,
-        _ => Vec::new(),
-    };
-    if keys.len() <= REAP_STEP {
-        return reap(tx, number).map(|()| true);
+    match load(tx, number) {
+        Ok(inode) if orphan.is_some() && super::xattr::keys(tx, &inode)?.len() > REAP_STEP => {
+            super::xattr::forget(tx, &inode, REAP_STEP)?;
+            Ok(false)
+        }
+        _ => reap(tx, number).map(|()| true),
     }
-    keys.into_iter().take(REAP_STEP).for_each(|key| tx.del(key));
-    Ok(false)
 }
 
 /// Keeps an inode that has no name yet, or no name any more, as an orphan.

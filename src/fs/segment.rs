@@ -5,7 +5,8 @@
 //! called, and its mark goes with it. Invariant: an inode has a home if and only if the item is there.
 //!
 //! Segments of a log are listed by the number of their inodes, which is the order in which they were
-//! made and so that in which they were cut.
+//! made and so that in which they were cut. Directories with segments are listed as well, so that all
+//! segments of a cask can be found.
 
 use zerocopy::IntoBytes;
 
@@ -14,7 +15,7 @@ use crate::cask::{Read, Tx};
 use crate::device::Device;
 use crate::error::Result;
 use crate::format::item::SegmentRecord;
-use crate::format::key::Number;
+use crate::format::key::{INDEX, Number};
 use crate::format::{Key, Kind};
 
 /// Marks a file as a segment of a log of `home`.
@@ -29,6 +30,9 @@ pub fn mark<D: Device>(
 ) -> Result<()> {
     forget(tx, inode);
     inode.home = home;
+    if tx.get(&listing(home))?.is_none() {
+        tx.put(listing(home), [].as_slice())?;
+    }
     tx.put(key(home, inode.number), record.as_bytes())?;
     save(tx, inode)
 }
@@ -67,6 +71,47 @@ pub fn of_log(r: &impl Read, home: Number, log: &[u8]) -> Result<Vec<(Number, Se
         Ok(true)
     })?;
     Ok(found)
+}
+
+/// The directories that have segments, and such that had.
+///
+/// # Errors
+/// Those of reading.
+pub fn homes(r: &impl Read) -> Result<Vec<Number>> {
+    let mut found = Vec::new();
+    r.scan(listing(0), listing(Number::MAX), &mut |key, _| {
+        found.push(key.offset);
+        Ok(true)
+    })?;
+    Ok(found)
+}
+
+/// The segments of all logs of this directory.
+///
+/// # Errors
+/// Those of reading.
+pub fn all(r: &impl Read, home: Number) -> Result<Vec<Number>> {
+    let mut found = Vec::new();
+    r.scan(key(home, 0), key(home, Number::MAX), &mut |key, _| {
+        found.push(key.offset);
+        Ok(true)
+    })?;
+    Ok(found)
+}
+
+/// Takes a directory from the list if it has no segments any more.
+///
+/// # Errors
+/// Those of reading.
+pub fn unlist<D: Device>(tx: &mut Tx<'_, D>, home: Number) -> Result<()> {
+    if all(tx, home)?.is_empty() {
+        tx.del(listing(home));
+    }
+    Ok(())
+}
+
+fn listing(home: Number) -> Key {
+    Key::new(INDEX, Kind::Home, home)
 }
 
 fn key(home: Number, segment: Number) -> Key {

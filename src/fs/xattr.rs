@@ -15,6 +15,8 @@ use crate::limits::{XATTR_NAME_MAX, XATTR_SIZE_MAX};
 
 /// Namespace of the attributes that the owner of a file may set.
 const USER: &[u8] = b"user.";
+/// The attribute that asks for wiping where it is 1. The cask counts them, so that it need not look.
+const WIPE: &[u8] = b"user.cask.wipe";
 /// Most attributes of one inode: what removing them takes stays a small record.
 const COUNT_MAX: usize = 1024;
 /// Most bytes of all names of one inode, each with its NUL: `XATTR_LIST_MAX`, the most that can be
@@ -107,6 +109,7 @@ pub fn set<D: Device>(
         });
     }
     let (key, mut entries) = bucket(tx, number, name)?;
+    let wiped = wipes(&entries);
     match (mode, entries.iter_mut().find(|entry| entry.name == name)) {
         (SetMode::Create, Some(_)) => return Err(Error::Exists),
         (SetMode::Replace, None) => return Err(Error::NoAttribute),
@@ -119,6 +122,7 @@ pub fn set<D: Device>(
             });
         }
     }
+    tx.count_wipe(wiped, wipes(&entries));
     tx.put(key, XattrRecord::encode_all(&entries))?;
     inode.flags |= FLAG_XATTR;
     inode.ctime = now;
@@ -168,10 +172,12 @@ pub fn remove<D: Device>(
     check(&inode, name)?;
     let (key, mut entries) = bucket(tx, number, name)?;
     let before = entries.len();
+    let wiped = wipes(&entries);
     entries.retain(|entry| entry.name != name);
     if entries.len() == before {
         return Err(Error::NoAttribute);
     }
+    tx.count_wipe(wiped, wipes(&entries));
     if entries.is_empty() {
         tx.del(key);
     } else {
@@ -182,6 +188,31 @@ pub fn remove<D: Device>(
     }
     inode.ctime = now;
     save(tx, &inode)
+}
+
+/// Removes the first `most` attribute items of an inode that is going away.
+///
+/// # Errors
+/// Those of reading.
+pub fn forget<D: Device>(tx: &mut Tx<'_, D>, inode: &Inode, most: usize) -> Result<()> {
+    let mut items = Vec::new();
+    visit(tx, inode, &mut |key, value| {
+        let wiped = XattrRecord::decode_all(value).is_ok_and(|entries| wipes(&entries));
+        items.push((key, wiped));
+        Ok(items.len() < most)
+    })?;
+    for (key, wiped) in items {
+        tx.count_wipe(wiped, false);
+        tx.del(key);
+    }
+    Ok(())
+}
+
+/// Whether wiping is set among these.
+pub fn wipes(entries: &[XattrRecord]) -> bool {
+    entries
+        .iter()
+        .any(|entry| entry.name == WIPE && entry.value == b"1")
 }
 
 /// The keys of all attribute items of an inode.

@@ -1,6 +1,6 @@
 //! Checking the filesystem: every inode has its names, every name its inode.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::report::{Report, Severity};
 use crate::cask::{Cask, Read};
@@ -11,6 +11,7 @@ use crate::format::item::{
 };
 use crate::format::key::{INDEX, Number, ROOT};
 use crate::format::{FileKind, Key, Kind};
+use crate::fs::xattr;
 
 /// What is known of an inode.
 struct Seen {
@@ -36,6 +37,9 @@ pub(super) fn check<D: Device>(cask: &Cask<D>, report: &mut Report) -> Result<()
         report,
         inodes: HashMap::new(),
         contents: HashMap::new(),
+        wipes: 0,
+        homes: HashSet::new(),
+        listed: HashSet::new(),
     };
     let last = Key::new(u64::MAX, Kind::Arrivals, u64::MAX);
     // Inodes first, so that names can come before what they name.
@@ -67,6 +71,11 @@ struct Names<'a, D: Device> {
     inodes: HashMap<Number, Seen>,
     /// Contents and the inodes they belong to.
     contents: HashMap<Number, (Number, u64)>,
+    /// Inodes on which wiping is set.
+    wipes: u32,
+    /// Directories with segments, and those that are listed as such.
+    homes: HashSet<Number>,
+    listed: HashSet<Number>,
 }
 
 impl<D: Device> Names<'_, D> {
@@ -79,6 +88,7 @@ impl<D: Device> Names<'_, D> {
             (Kind::Inode, Kind::Inode) => self.inode(key.number, value),
             (Kind::Dirent, Kind::Dirent) => self.entries(key, value),
             (Kind::Dirent, Kind::Segment) => self.segment(key, value),
+            (Kind::Inode, Kind::Home) => drop(self.listed.insert(key.offset)),
             (Kind::Inode, Kind::Events) => self.events(value),
             (Kind::Inode, Kind::Arrivals) => self.arrivals(key, value),
             (Kind::Dirent, Kind::Xattr) => self.attributes(key, value),
@@ -200,8 +210,9 @@ impl<D: Device> Names<'_, D> {
     }
 
     fn attributes(&mut self, key: Key, value: &[u8]) {
-        if let Err(error) = XattrRecord::decode_all(value) {
-            self.error("attribute", format!("inode {}: {error}", key.number));
+        match XattrRecord::decode_all(value) {
+            Ok(entries) => self.wipes += u32::from(xattr::wipes(&entries)),
+            Err(error) => self.error("attribute", format!("inode {}: {error}", key.number)),
         }
         if self
             .inodes
@@ -220,6 +231,7 @@ impl<D: Device> Names<'_, D> {
 
     fn segment(&mut self, key: Key, value: &[u8]) {
         let (home, number) = (key.number, key.offset);
+        self.homes.insert(home);
         if let Err(error) = SegmentRecord::decode(value) {
             self.error("segment", format!("directory {home}: {error}"));
         }
@@ -295,6 +307,21 @@ impl<D: Device> Names<'_, D> {
                 self.inodes.len()
             );
             self.error("file-count", text);
+        }
+        if self.cask.wipes() != self.wipes {
+            let text = format!(
+                "wiping is counted on {} files and directories, but is set on {}",
+                self.cask.wipes(),
+                self.wipes
+            );
+            self.error("wipe-count", text);
+        }
+        for home in self.homes.difference(&self.listed) {
+            let text = format!(
+                "directory {home} is not listed among those with segments: `ttl` does not see them"
+            );
+            self.report
+                .add(Severity::Warning, "segment-home", None, text);
         }
         let mut wrong = Vec::new();
         for (number, inode) in &self.inodes {

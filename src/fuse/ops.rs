@@ -240,9 +240,10 @@ impl<D: Device> Ops<D> {
         self.serve("fsync", |store| store.fsync(ino, fh, data_only))
     }
 
-    /// Directories have no handles: everything that was changed becomes durable.
+    /// Directories have no handles: everything that was changed becomes durable, and what was given up
+    /// is wiped where wiping is in force.
     pub fn fsyncdir(&self) -> Answer<()> {
-        self.serve("fsyncdir", sync_all)
+        self.serve("fsyncdir", Store::sync_all)
     }
 
     /// `visit` answers false when its buffer is full.

@@ -3,7 +3,7 @@
 //! Reading a setting answers the value in force, listing shows only what stands on the file itself:
 //! so `cp -a` and `rsync -X` do not copy inherited settings down.
 
-use super::settings::{LABEL, PREFIX, Setting, table};
+use super::settings::{LABEL, Mode, PREFIX, Setting, TTL_OF_LOGS, table};
 use super::walk::{self, Origin};
 use super::{Behind, Notice, Store, not_behind};
 use crate::cask::Class;
@@ -140,7 +140,12 @@ impl<D: Device> Store<D> {
         let ((), lsn) = self.cask.transact_then(
             class,
             |tx| {
-                may_set(caller, &load(tx, ino)?)?;
+                let inode = load(tx, ino)?;
+                may_set(caller, &inode)?;
+                let expires = setting == b"ttl" && value.is_some_and(|(value, _)| value != b"none");
+                if expires && self.walk.of(tx, &inode)?.mode != Mode::Log {
+                    return Err(Error::NotSupported(TTL_OF_LOGS));
+                }
                 match value {
                     Some((value, mode)) => xattr::set(tx, ino, name, value, mode, now),
                     None => xattr::remove(tx, ino, name, now),

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use super::binding::{Fresh, Name, Predecessor};
 use super::door::DOOR;
 use super::events::{Cause, Event};
+use super::expiry::expires;
 use super::log::{make_like, predecessor};
 use super::roll::{Carry, end_at};
 use super::settings::{Effective, Period, Setting};
@@ -41,9 +42,10 @@ const ITSELF: Caller = Caller {
     tid: 0,
 };
 
-/// Names of segments that were dropped, and for those which somebody is bound to what a fresh file in
-/// their place looks like.
-type Dropped = Vec<(Name, Option<Predecessor>)>;
+/// The name of a segment that was dropped, and if somebody is bound to it what a fresh file in its place
+/// looks like.
+pub(super) type DroppedSegment = (Name, Option<Predecessor>);
+type Dropped = Vec<DroppedSegment>;
 
 /// What a cut has done, for the tables in memory.
 #[derive(Debug)]
@@ -58,6 +60,8 @@ pub(super) struct Cut {
     pub dropped: Dropped,
     /// What `keep` says, where a test has the cut not heed it.
     late: Option<u64>,
+    /// When the segment expires.
+    pub expires: Option<Timestamp>,
     /// For the record of rolls.
     pub event: Event,
 }
@@ -249,13 +253,15 @@ impl<D: Device> Store<D> {
             };
             segment::mark(tx, &mut inode, home, &record)?;
         }
+        let expires = expires(&inode, &*self.walk.of(tx, &inode)?);
         let keep = settings.keep.filter(|_| drops);
         // Only where a cut is alone in its operation could a later one make up for it.
         let alone = matches!(event.cause, Cause::Rename | Cause::Rotate);
         let late = keep.filter(|_| alone && removed(Control::CutIsOneRecord));
-        let dropped = match keep.filter(|_| late.is_none()) {
-            Some(keep) => self.drop_beyond(tx, home, log, keep, now)?,
-            None => Vec::new(),
+        let bounded = keep.is_some() || settings.ttl.is_some();
+        let dropped = match drops && bounded && late.is_none() {
+            true => self.drop_old(tx, home, log, keep, now)?,
+            false => Vec::new(),
         };
         Ok(Cut {
             fresh,
@@ -263,40 +269,57 @@ impl<D: Device> Store<D> {
             number,
             dropped,
             late,
+            expires,
             event,
         })
     }
 
-    /// Removes the oldest segments of a log, so that with the live one no more than `keep` are left.
-    fn drop_beyond(
+    /// Removes the oldest segments of a log, so that with the live one no more than `keep` are left,
+    /// and those that have expired.
+    fn drop_old(
         &self,
         tx: &mut Tx<'_, D>,
         home: Number,
         log: &[u8],
-        keep: u64,
+        keep: Option<u64>,
         now: Timestamp,
     ) -> Result<Dropped> {
         let mut segments = Vec::new();
         for (number, _) in segment::of_log(tx, home, log)? {
-            let mut inode = load(tx, number)?;
-            match namespace::name_of(tx, &inode)? {
-                Some(name) if inode.nlink == 1 => segments.push(((inode.parent, name), inode)),
-                // Removed and still open, or somebody has given it a second name: it is theirs.
-                _ => segment::unmark(tx, &mut inode)?,
+            let inode = load(tx, number)?;
+            if let Some(name) = name_of_its_own(tx, inode)? {
+                segments.push((inode, name));
             }
         }
-        let stay = usize::try_from(keep.saturating_sub(1)).unwrap_or(usize::MAX);
-        segments.truncate(segments.len().saturating_sub(stay).min(DROPPED_MAX));
+        let stay = keep.map_or(usize::MAX, |keep| {
+            usize::try_from(keep.saturating_sub(1)).unwrap_or(usize::MAX)
+        });
+        let beyond = segments.len().saturating_sub(stay);
         let mut dropped = Vec::new();
-        for ((dir, name), inode) in segments {
-            let looks = match self.bindings.find(dir, &name) {
-                Some(_) => Some(predecessor(tx, &inode)?),
-                None => None,
-            };
-            namespace::unlink(tx, dir, &name, &|ino| self.fs.is_open(ino), now)?;
-            dropped.push(((dir, name), looks));
+        for (index, (inode, name)) in segments.into_iter().enumerate() {
+            if dropped.len() < DROPPED_MAX
+                && (index < beyond || self.has_expired(tx, &inode, now)?)
+            {
+                dropped.push(self.drop_segment(tx, &inode, name, now)?);
+            }
         }
         Ok(dropped)
+    }
+
+    /// Removes a segment.
+    pub(super) fn drop_segment(
+        &self,
+        tx: &mut Tx<'_, D>,
+        inode: &Inode,
+        (dir, name): Name,
+        now: Timestamp,
+    ) -> Result<DroppedSegment> {
+        let looks = match self.bindings.find(dir, &name) {
+            Some(_) => Some(predecessor(tx, inode)?),
+            None => None,
+        };
+        namespace::unlink(tx, dir, &name, &|ino| self.fs.is_open(ino), now)?;
+        Ok(((dir, name), looks))
     }
 
     /// Drops what is beyond `keep` in an operation of its own, as no cut but that of a test does.
@@ -305,7 +328,7 @@ impl<D: Device> Store<D> {
         let dropped = self.cask.persist(self.cask.lsn()).and_then(|()| {
             self.cask.transact_then(
                 Class::Release,
-                |tx| self.drop_beyond(tx, *dir, name, keep, now),
+                |tx| self.drop_old(tx, *dir, name, Some(keep), now),
                 |dropped| self.were_dropped(dropped),
             )
         });
@@ -338,15 +361,30 @@ impl<D: Device> Store<D> {
             binding.state().cut(cut.fresh, cut.looks.clone());
         }
         self.were_dropped(&cut.dropped);
+        if let Some(time) = cut.expires {
+            self.expiry.note(time);
+        }
     }
 
     /// Who is bound to the names of segments that were dropped makes them anew.
-    fn were_dropped(&self, dropped: &Dropped) {
+    pub(super) fn were_dropped(&self, dropped: &[DroppedSegment]) {
         for ((dir, name), looks) in dropped {
             if let (Some(binding), Some(looks)) = (self.bindings.find(*dir, name), looks) {
                 binding.state().cut(None, looks.clone());
             }
         }
+    }
+}
+
+/// The name of a segment; `None`, and it is a segment no more, where it was removed and is still open
+/// or where somebody has given it a second name: it is theirs.
+pub(super) fn name_of_its_own<D: Device>(
+    tx: &mut Tx<'_, D>,
+    mut inode: Inode,
+) -> Result<Option<Name>> {
+    match namespace::name_of(tx, &inode)? {
+        Some(name) if inode.nlink == 1 => Ok(Some((inode.parent, name))),
+        _ => segment::unmark(tx, &mut inode).map(|()| None),
     }
 }
 

@@ -204,11 +204,12 @@ impl<D: Device> Store<D> {
         }
     }
 
-    /// Everything written so far is durable when this returns; a value is saved first.
+    /// Everything written so far is durable when this returns; a value is saved first. Where wiping is
+    /// in force for the file, what was given up so far is wiped.
     ///
     /// # Errors
     /// Those of writing.
-    pub fn fsync(&self, _ino: Number, fh: u64, _data_only: bool) -> Result<()> {
+    pub fn fsync(&self, ino: Number, fh: u64, _data_only: bool) -> Result<()> {
         if let Ok(handle) = self.handles.get(fh) {
             match &handle.kind {
                 Kind::Value(draft) => drop(self.save_value(&handle, draft)?),
@@ -219,7 +220,24 @@ impl<D: Device> Store<D> {
         if self.cask.read_only().is_some() {
             return Ok(());
         }
-        self.cask.sync(self.cask.lsn())
+        self.cask.sync(self.cask.lsn())?;
+        match Behind::of(ino) {
+            None if self.cask.is_wiping() => match self.fs.inode(ino) {
+                Ok(inode) if self.walk.of(&*self.cask, &inode)?.wipe => self.cask.wipe_now(),
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// Everything done so far is durable when this returns, and what was given up is wiped where
+    /// wiping is in force.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn sync_all(&self) -> Result<()> {
+        self.cask.sync(self.cask.lsn())?;
+        self.cask.wipe_now()
     }
 
     /// `fallocate(2)`; `mode` as there.

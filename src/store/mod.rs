@@ -17,6 +17,7 @@ mod cut;
 mod door;
 mod due;
 mod events;
+mod expiry;
 mod fate;
 mod files;
 mod handle;
@@ -54,6 +55,7 @@ use binding::Bindings;
 use cat::Tables;
 use door::{Behind, not_behind, not_the_door};
 use due::Counts;
+use expiry::Expiry;
 pub use fate::{Fate, ProcFate};
 use handle::Handles;
 use pins::Pins;
@@ -123,6 +125,8 @@ pub struct Store<D: Device> {
     warned: AtomicBool,
     /// The hour in which the clock last cut logs.
     hour: AtomicI64,
+    /// When the next segment expires.
+    expiry: Expiry,
 }
 
 impl<D: Device> Store<D> {
@@ -164,6 +168,7 @@ impl<D: Device> Store<D> {
             tables: Tables::default(),
             warned: AtomicBool::new(false),
             hour: AtomicI64::new(i64::MIN),
+            expiry: Expiry::default(),
         })
     }
 
@@ -208,6 +213,7 @@ impl<D: Device> Store<D> {
         });
         if self.cask.read_only().is_none() {
             self.cut_what_is_over(now);
+            self.drop_what_expired(now);
         }
         self.cask.tick(now)
     }

@@ -16,6 +16,10 @@ use crate::format::key::Number;
 /// What the names of the settings begin with as extended attributes.
 pub const PREFIX: &[u8] = b"user.cask.";
 
+/// Why `ttl` is refused where files are no logs.
+pub const TTL_OF_LOGS: &str =
+    "this version expires segments of logs only; ttl is set where mode=log is in force";
+
 /// The attribute of the root directory that holds the cask's label.
 pub const LABEL: &[u8] = b"user.cask.label";
 
@@ -78,8 +82,8 @@ static TABLE: &[Setting] = &[
         "a file name with %n %Y %m %d %H %M %S %%", "what a segment is called when caskfs cuts"),
     setting!("keep", "all", true, |v| keep(v).map(drop),
         "all, or a number from 1", "segments that stay, the live one included"),
-    setting!("ttl", "none", false, |v| ttl_secs(v).map(drop),
-        "none, or e.g. 30m, 7D (Y M D h m s)", "age at which a file expires"),
+    setting!("ttl", "none", true, |v| ttl_secs(v).map(drop),
+        "none, or e.g. 30m, 7D (Y M D h m s)", "age at which a segment of a log is removed"),
     setting!("limit", "none", true, |v| limit(v, size).map(drop),
         "none, or bytes with k, m, g, t", "bytes below the directory"),
     setting!("limit-files", "none", true, |v| limit(v, count).map(drop),
@@ -88,8 +92,8 @@ static TABLE: &[Setting] = &[
         "read, posix", "what ftruncate to 0 drops from a log: what was read, or everything"),
     setting!("header", "none", true, any_text,
         "none, or a line", "first line of each new segment"),
-    setting!("wipe", "0", false, |v| one_of(v, BOOL),
-        "0, 1", "1: freed blocks are overwritten"),
+    setting!("wipe", "0", true, |v| one_of(v, BOOL),
+        "0, 1", "1: what is freed is overwritten, in the whole cask"),
     setting!("assemble", "0", true, |v| one_of(v, BOOL),
         "0, 1", "1: a record that comes in pieces is appended whole"),
     setting!("columns", "none", false, columns,
@@ -274,10 +278,14 @@ pub struct Effective {
     pub roll_size: u64,
     /// Segments that stay, the live one included; `None` for all.
     pub keep: Option<u64>,
+    /// Age in seconds at which a segment is removed; `None` for never.
+    pub ttl: Option<u64>,
     /// The first line of each new segment, without what ends it.
     pub header: Option<Arc<[u8]>>,
     /// A record that comes in pieces is appended when it is whole.
     pub assemble: bool,
+    /// What the file gives up is overwritten before an fsync of it returns.
+    pub wipe: bool,
     /// What bounds the content of the directories that lead here. All of them hold.
     pub bounds: Vec<Bound>,
 }
@@ -295,8 +303,10 @@ impl Default for Effective {
             roll_lines: 0,
             roll_size: 0,
             keep: None,
+            ttl: None,
             header: None,
             assemble: false,
+            wipe: false,
             bounds: Vec::new(),
         }
     }
@@ -321,7 +331,9 @@ impl Effective {
             (b"roll-lines", text) => self.roll_lines = count(text).unwrap_or(self.roll_lines),
             (b"roll-size", text) => self.roll_size = size(text).unwrap_or(self.roll_size),
             (b"keep", text) => self.keep = keep(text).unwrap_or(self.keep),
+            (b"ttl", text) => self.ttl = ttl_secs(text).unwrap_or(self.ttl),
             (b"assemble", "0" | "1") => self.assemble = text == "1",
+            (b"wipe", "0" | "1") => self.wipe = text == "1",
             (b"header", "none") => self.header = None,
             (b"header", text) => self.header = Some(text.as_bytes().into()),
             _ => {}
@@ -611,7 +623,7 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused_by_name() {
         for (name, value) in [
-            ("ttl", "30m"),
+            ("stamp", "on"),
             ("seal", "on"),
             ("columns", "id:BIGINT,sip:DECIMAL(10,2)"),
         ] {
@@ -671,7 +683,7 @@ mod tests {
         assert_eq!(log.record, None);
         assert!(!log.flush);
         assert_eq!(
-            log.clone().with(b"mode", b"nonsense").with(b"ttl", b"3"),
+            log.clone().with(b"mode", b"nonsense").with(b"ttl", b"3x"),
             log
         );
         let rolls = log
@@ -685,6 +697,7 @@ mod tests {
         assert_eq!(rolls.roll, Some(Period::Day));
         assert_eq!((rolls.roll_lines, rolls.roll_size), (3, 2048));
         assert_eq!(rolls.keep, Some(7));
+        assert_eq!(log.clone().with(b"ttl", b"1h30").ttl, Some(3630));
         assert_eq!(rolls.first_line(), b"a|b\n");
         assert_eq!(rolls.clone().with(b"keep", b"0"), rolls);
         assert_eq!(rolls.with(b"keep", b"all").keep, None);

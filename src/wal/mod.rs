@@ -17,8 +17,8 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use zerocopy::IntoBytes;
 
-use crate::device::Device;
 use crate::device::control::{Control, removed};
+use crate::device::{Device, write_zeros};
 use crate::error::{Error, Result};
 use crate::format::Geometry;
 use crate::format::checksum::{Digest, Keys};
@@ -333,9 +333,11 @@ impl<D: Device> Wal<D> {
     /// What is pending is written, so that it survives a kill while the checkpoint is being built; if
     /// the ring is full it is left to the checkpoint alone, and nothing is acknowledged until then.
     ///
+    /// What is before it can be wiped if it is to be `apart`: no unit holds frames of before and after.
+    ///
     /// # Errors
     /// As [`Wal::persist`].
-    pub fn freeze(&self) -> Result<Mark> {
+    pub fn freeze(&self, apart: bool) -> Result<Mark> {
         let mut inner = self.inner.lock();
         while inner.writing {
             self.changed.wait(&mut inner);
@@ -346,6 +348,9 @@ impl<D: Device> Wal<D> {
             inner.pending_records = 0;
             inner.pending_first = inner.next;
             inner.gap = true;
+        }
+        if apart {
+            inner.position = inner.position.next_multiple_of(self.geometry.wal_unit());
         }
         inner.unsynced_frozen = inner.unsynced.len();
         Ok(Mark {
@@ -360,13 +365,58 @@ impl<D: Device> Wal<D> {
         let mut inner = self.inner.lock();
         inner.start = mark.position;
         inner.generation = generation;
-        let frozen = std::mem::take(&mut inner.unsynced_frozen);
-        inner.unsynced.drain(..frozen);
-        inner.unsynced_len = inner.unsynced.iter().map(|(_, bytes)| bytes.len()).sum();
+        inner.forget_frozen();
         inner.written = inner.written.max(mark.next - 1);
         inner.durable = inner.durable.max(mark.next - 1);
         inner.gap = false;
         self.changed.notify_all();
+    }
+
+    /// The newest superblock is of `generation` and names the same checkpoint as the one before.
+    pub fn renew(&self, generation: u64) {
+        self.inner.lock().generation = generation;
+    }
+
+    /// Overwrites what frames before `mark`, whose checkpoint is durable and not yet retired, left in
+    /// the ring; `all` that earlier lives left there, too.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when the log has stopped, or stops now.
+    pub fn wipe(&self, mark: &Mark, all: bool) -> Result<()> {
+        let (ring, unit) = (self.geometry.wal_len, self.geometry.wal_unit());
+        let mut inner = self.inner.lock();
+        inner.forget_frozen();
+        // A sync under way may write once more what stands before the mark.
+        while inner.syncing || (all && inner.writing) {
+            self.changed.wait(&mut inner);
+        }
+        alive(&inner)?;
+        let range = match all {
+            true => inner.position.next_multiple_of(unit)..mark.position + ring,
+            false => inner.start / unit * unit..mark.position,
+        };
+        // What is not in use must not come into use meanwhile.
+        inner.writing |= all;
+        let result = MutexGuard::unlocked(&mut inner, || {
+            let wrap = range.end / ring * ring;
+            let parts = match range.start < wrap {
+                true => [range.start..wrap, wrap..range.end],
+                false => [range.clone(), 0..0],
+            };
+            for part in parts.into_iter().filter(|part| !part.is_empty()) {
+                let at = self.geometry.wal_offset() + part.start % ring;
+                write_zeros(&*self.device, at..at + (part.end - part.start))?;
+            }
+            self.device.sync()
+        });
+        if all {
+            inner.writing = false;
+        }
+        if let Err(error) = result {
+            self.stop(&mut inner, format!("wiping the log: {error}"));
+        }
+        self.changed.notify_all();
+        alive(&inner)
     }
 
     /// Stops acknowledging for good.
@@ -401,6 +451,13 @@ impl<D: Device> Wal<D> {
 }
 
 impl Inner {
+    /// What is before the mark of a checkpoint that is durable need not be written again.
+    fn forget_frozen(&mut self) {
+        let frozen = std::mem::take(&mut self.unsynced_frozen);
+        self.unsynced.drain(..frozen);
+        self.unsynced_len = self.unsynced.iter().map(|(_, bytes)| bytes.len()).sum();
+    }
+
     fn keep_unsynced(&mut self, offset: u64, bytes: Vec<u8>) {
         self.unsynced_len += bytes.len();
         if self.unsynced_lost || self.unsynced_len > UNSYNCED_MAX {

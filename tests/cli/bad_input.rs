@@ -229,6 +229,15 @@ fn settings_that_make_no_sense() {
         ),
         (&["get", "a.cask", "mood"], "there is no setting `mood`"),
         (
+            &["set", "a.cask:/sessions", "sync=1", "ttl=30m"],
+            "segments of logs only",
+        ),
+        (&["set", "a.cask", "ttl=7D"], "segments of logs only"),
+        (
+            &["mkstore", "--like=session", "--ttl=30m", "a.cask:/a"],
+            "segments of logs only",
+        ),
+        (
             &["mkstore", "--like=audit", "a.cask:/a"],
             "cannot make audit stores",
         ),
@@ -249,6 +258,8 @@ fn settings_that_make_no_sense() {
         assert!(sentence.contains(why), "{args:?}: {sentence}");
     }
     assert_eq!(scratch.run(["get", "a.cask", "sync"]).ok(), "0\n");
+    let sync = scratch.run(["get", "a.cask:/sessions", "sync"]);
+    assert_eq!(sync.ok(), "0\n");
     assert!(!scratch.run(["ls", "a.cask"]).ok().contains(" a/"));
     // Opening it for writing may checkpoint, but the files in it are the same.
     assert_eq!(scratch.read("a.cask").len(), before.len());

@@ -317,7 +317,13 @@ fn settings_come_from_the_nearest_level() {
         .run(["set", "a.cask", "sync=1", "label=edge-3"])
         .ok();
     scratch
-        .run(["mkstore", "--set", "record=none", "a.cask:/logs/raw"])
+        .run([
+            "mkstore",
+            "--ttl=7D",
+            "--set",
+            "record=none",
+            "a.cask:/logs/raw",
+        ])
         .ok();
     scratch
         .run_with(&["cp", "-", "a.cask:/logs/raw/x"], b"x")
@@ -332,10 +338,12 @@ fn settings_come_from_the_nearest_level() {
             .ok(),
         "sync=1 (from a.cask:/)\n"
     );
-    assert_eq!(
-        scratch.run(["get", "a.cask:/logs/raw/x", "record"]).ok(),
-        "none\n"
-    );
+    for (setting, value) in [("record", "none\n"), ("ttl", "7D\n")] {
+        let got = scratch.run(["get", "a.cask:/logs/raw/x", setting]);
+        assert_eq!(got.ok(), value);
+    }
+    let both = ["set", "a.cask:/sessions", "ttl=30D", "mode=log"];
+    scratch.run(both).ok();
     assert_eq!(
         scratch
             .run(["get", "a.cask:/logs/raw/x", "user.cask.mode"])

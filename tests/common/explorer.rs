@@ -219,6 +219,9 @@ impl Explorer<'_> {
         if self.states.is_multiple_of(4) {
             checked(subject.store().cask())?;
         }
+        if self.states % 8 == 1 && subject.store().cask().wipes() > 0 {
+            wiped(&subject, &memory)?;
+        }
         drop(subject);
         if self.states.is_multiple_of(16) {
             let blocks = drained(memory.clone(), self.case.geometry)?;
@@ -327,6 +330,30 @@ fn checked<D: Device>(cask: &Cask<D>) -> Result<(), String> {
     }
 }
 
+/// After an orderly end of a cask that wipes, its free blocks and its log hold nothing.
+fn wiped<D: Device>(subject: &StoreSubject<D>, memory: &MemoryDevice) -> Result<(), String> {
+    let store = subject.store();
+    store.close().map_err(|error| format!("close: {error}"))?;
+    let (bytes, pinned) = (memory.to_bytes(), store.cask().pin());
+    let geometry = pinned.geometry();
+    let is_blank = |at: u64, len: u64| {
+        let range = at as usize..(at + len) as usize;
+        bytes[range].iter().all(|byte| *byte == 0)
+    };
+    if !is_blank(geometry.wal_offset(), geometry.wal_len) {
+        return Err("the log is not wiped".to_owned());
+    }
+    for group in &pinned.groups {
+        for at in (0..group.limit).filter(|at| !group.bits.get(*at)) {
+            let block = group.start + at;
+            if !is_blank(geometry.offset(block), geometry.block()) {
+                return Err(format!("block {block} is free and not wiped"));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Fills the cask until it has no room, deletes everything, and answers the free blocks then. One
 /// that grows is only made to grow, and the answer is what is in use. None if
 /// the record of rolls is too long to compare; lost blocks are fsck's to find then.
@@ -420,16 +447,37 @@ pub struct Plan {
     pub ops: usize,
     /// Crash states of a workload.
     pub states_per_case: u64,
+    /// Wiping is set and unset on the way.
+    pub wipes: bool,
 }
 
 impl Plan {
     pub fn case(&self, seed: u64) -> Case {
+        let mut ops = workload(seed, self.mix, self.ops);
+        if self.wipes {
+            // From behind, so that the places stay what they are.
+            for (eighth, path, wipe) in [
+                (7, "b", true),
+                (6, "", true),
+                (5, "", false),
+                (4, "a", true),
+                (2, "b", true),
+                (0, "", true),
+            ] {
+                let op = Op::SetXattr {
+                    path: Path::new(path),
+                    name: Path::new("user.cask.wipe"),
+                    value: Data::digit(wipe),
+                };
+                ops.insert(self.ops * eighth / 8, op);
+            }
+        }
         Case {
             geometry: self.geometry,
             mix: self.mix,
             seed,
             states: self.states_per_case,
-            ops: workload(seed, self.mix, self.ops),
+            ops,
         }
     }
 }

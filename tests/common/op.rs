@@ -97,6 +97,14 @@ pub struct Data {
 }
 
 impl Data {
+    /// The text `1` or `0`.
+    pub fn digit(one: bool) -> Self {
+        Self {
+            len: 1,
+            seed: if one { 57 } else { 164 },
+        }
+    }
+
     pub fn bytes(self) -> Vec<u8> {
         let mut bytes = vec![0; self.len];
         if self.seed != 0 {

@@ -24,6 +24,7 @@ pub const fn plan(block_size: u32, blocks: u64, wal_blocks: u64, sync_one_in: u6
         },
         ops: 60,
         states_per_case: 2000,
+        wipes: false,
     }
 }
 
@@ -50,8 +51,14 @@ pub const fn logging(block_size: u32, blocks: u64, wal_blocks: u64, sync_one_in:
     plan
 }
 
+/// A plan in which what is given up is wiped.
+pub const fn wiping(mut plan: Plan) -> Plan {
+    plan.wipes = true;
+    plan
+}
+
 /// All of them, in turn.
-pub const ALL: [Plan; 15] = [
+pub const ALL: [Plan; 20] = [
     logging(512, 700, 32, 3),
     logging(1024, 0, 16, 4),
     logging(1024, 0, 32, 4),
@@ -68,4 +75,9 @@ pub const ALL: [Plan; 15] = [
     // These grow.
     plan(512, 0, 16, 10),
     bypassing(1024, 0, 8, 8),
+    wiping(overwriting(512, 230, 32, 4)),
+    wiping(plan(512, 200, 8, 6)),
+    wiping(plan(1024, 220, 16, 4)),
+    wiping(bypassing(512, 400, 8, 8)),
+    wiping(bypassing(1024, 0, 8, 8)),
 ];

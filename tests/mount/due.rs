@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::guard::{Cask, sh, until};
 
@@ -258,4 +258,39 @@ fn with_assemble_buffered_writers_share_a_log_that_is_cut() {
     hold_all(&files);
     cask.unmount();
     cask.fsck();
+}
+
+#[test]
+fn a_segment_goes_when_it_is_as_old_as_its_ttl_also_after_a_remount() {
+    const TTL: Duration = Duration::from_secs(3);
+    let Some(mut cask) = Cask::mounted() else {
+        return;
+    };
+    cask.set("logs", "ttl=3s");
+    let (log, segment) = (cask.path("logs/a.log"), cask.path("logs/a.log.1"));
+    let make = || {
+        let mut file = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap();
+        writeln!(file, "a record").unwrap();
+        cut(&log, &segment);
+        writeln!(file, "another").unwrap();
+        fs::metadata(&segment).unwrap().modified().unwrap()
+    };
+    let gone = |written: SystemTime| {
+        until("an old segment to go", Duration::from_secs(20), || {
+            !segment.exists()
+        });
+        let age = written.elapsed().unwrap();
+        assert!(age >= TTL, "it went after {age:?}");
+        println!("gone after {:.2} s", age.as_secs_f64());
+    };
+    gone(make());
+    let written = make();
+    cask.remount();
+    gone(written);
+    assert!(fs::read_to_string(&log).unwrap().ends_with("another\n"));
+    assert_eq!(events(&cask).len(), 2);
 }

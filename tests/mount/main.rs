@@ -31,3 +31,4 @@ mod scale;
 mod storm;
 mod value;
 mod watch;
+mod wipe;

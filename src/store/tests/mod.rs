@@ -2,6 +2,7 @@
 
 mod cat;
 mod due;
+mod expiry;
 mod log;
 mod plain;
 mod quota;
@@ -10,6 +11,7 @@ mod rotate;
 mod settings;
 mod truncate;
 mod value;
+mod wipe;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
