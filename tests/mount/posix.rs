@@ -618,6 +618,54 @@ fn memory_maps_see_writes() {
 
 /// Runs a shell script in the plain directory; it must end with 0 and say nothing wrong.
 #[track_caller]
+/// Every fact that docs/POSIX.md speaks of, measured here and, on ext4, beside it.
+#[test]
+fn every_fact_of_posix_md() {
+    let Some((cask, dir)) = plain_dir() else {
+        return;
+    };
+    if !installed("python3") {
+        return;
+    }
+    let facts = |dir: &Path| {
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mount/facts.py");
+        let ran = run(Command::new("python3").arg(program).arg(dir)).ok();
+        let line = |line: &str| {
+            let (name, answer) = line.split_once(' ').unwrap();
+            (name.to_owned(), answer.to_owned())
+        };
+        ran.stdout.lines().map(line).collect::<Vec<_>>()
+    };
+    // Processes of other users work in it.
+    let above = cask.mountpoint().parent().unwrap();
+    fs::set_permissions(above, Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&dir, Permissions::from_mode(0o755)).unwrap();
+    let (mut in_a_cask, mut on_ext4) = (Vec::new(), Vec::new());
+    for line in include_str!("facts.txt").lines().skip(1) {
+        let mut words = line.split(" | ").map(str::to_owned);
+        let (name, answer) = (words.next().unwrap(), words.next().unwrap());
+        on_ext4.push((name.clone(), words.next().unwrap_or(answer.clone())));
+        in_a_cask.push((name, answer));
+    }
+    let text = include_str!("../../docs/POSIX.md");
+    for (name, _) in &in_a_cask {
+        assert!(
+            text.contains(&format!("`{name}`")),
+            "docs/POSIX.md does not speak of {name}"
+        );
+    }
+    if !super::guard::plain() {
+        assert_eq!(facts(&dir), in_a_cask);
+    }
+    // Other filesystems differ from ext4 in their own ways.
+    let beside = cask.outside("beside");
+    fs::create_dir(&beside).unwrap();
+    let kind = run(Command::new("stat").args(["-f", "-c", "%T"]).arg(&beside)).ok();
+    if kind.stdout.trim() == "ext2/ext3" {
+        assert_eq!(facts(&beside), on_ext4);
+    }
+}
+
 fn script(dir: &Path, text: &str) -> String {
     run(Command::new("sh")
         .args(["-euc", text])
