@@ -666,6 +666,45 @@ fn every_fact_of_posix_md() {
     }
 }
 
+/// What docs/POSIX.md says of shared maps of logs and values, and of the name `.cask`.
+#[test]
+fn shared_maps_of_logs_and_the_name_of_the_door_are_refused() {
+    let Some((cask, dir)) = plain_dir() else {
+        return;
+    };
+    if super::guard::plain() || !installed("python3") {
+        return;
+    }
+    for below in ["logs/a", "sessions/a"] {
+        let path = cask.path(below);
+        fs::write(&path, "12345\n").unwrap();
+        let program = "
+import errno, mmap, os, sys
+file = os.open(sys.argv[1], os.O_RDWR)
+assert mmap.mmap(file, 0, flags=mmap.MAP_PRIVATE)[0:1] == b'1'
+try:
+    mmap.mmap(file, 0)
+except OSError as error:
+    print(errno.errorcode[error.errno])
+";
+        let ran = run(Command::new("python3").args(["-c", program]).arg(&path)).ok();
+        assert_eq!(ran.stdout.trim(), "ENODEV", "{below}");
+    }
+    let door = dir.join(".cask");
+    fails(fs::write(&door, ""), Errno::ISDIR);
+    fails(fs::create_dir(&door), Errno::EXIST);
+    fails(fs::remove_dir(&door), Errno::PERM);
+    fails(fs::rename(&door, dir.join("x")), Errno::PERM);
+    fails(symlink("x", &door), Errno::EXIST);
+    fs::write(dir.join("f"), "").unwrap();
+    fails(fs::hard_link(dir.join("f"), door.join("f")), Errno::PERM);
+    assert_eq!(
+        names(&dir),
+        BTreeSet::from(["f".into()]),
+        "it is not listed"
+    );
+}
+
 fn script(dir: &Path, text: &str) -> String {
     run(Command::new("sh")
         .args(["-euc", text])
