@@ -618,6 +618,93 @@ fn memory_maps_see_writes() {
 
 /// Runs a shell script in the plain directory; it must end with 0 and say nothing wrong.
 #[track_caller]
+/// Every fact that docs/POSIX.md speaks of, measured here and, on ext4, beside it.
+#[test]
+fn every_fact_of_posix_md() {
+    let Some((cask, dir)) = plain_dir() else {
+        return;
+    };
+    if !installed("python3") {
+        return;
+    }
+    let facts = |dir: &Path| {
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mount/facts.py");
+        let ran = run(Command::new("python3").arg(program).arg(dir)).ok();
+        let line = |line: &str| {
+            let (name, answer) = line.split_once(' ').unwrap();
+            (name.to_owned(), answer.to_owned())
+        };
+        ran.stdout.lines().map(line).collect::<Vec<_>>()
+    };
+    // Processes of other users work in it.
+    let above = cask.mountpoint().parent().unwrap();
+    fs::set_permissions(above, Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&dir, Permissions::from_mode(0o755)).unwrap();
+    let (mut in_a_cask, mut on_ext4) = (Vec::new(), Vec::new());
+    for line in include_str!("facts.txt").lines().skip(1) {
+        let mut words = line.split(" | ").map(str::to_owned);
+        let (name, answer) = (words.next().unwrap(), words.next().unwrap());
+        on_ext4.push((name.clone(), words.next().unwrap_or(answer.clone())));
+        in_a_cask.push((name, answer));
+    }
+    let text = include_str!("../../docs/POSIX.md");
+    for (name, _) in &in_a_cask {
+        assert!(
+            text.contains(&format!("`{name}`")),
+            "docs/POSIX.md does not speak of {name}"
+        );
+    }
+    if !super::guard::plain() {
+        assert_eq!(facts(&dir), in_a_cask);
+    }
+    // Other filesystems differ from ext4 in their own ways.
+    let beside = cask.outside("beside");
+    fs::create_dir(&beside).unwrap();
+    let kind = run(Command::new("stat").args(["-f", "-c", "%T"]).arg(&beside)).ok();
+    if kind.stdout.trim() == "ext2/ext3" {
+        assert_eq!(facts(&beside), on_ext4);
+    }
+}
+
+/// What docs/POSIX.md says of shared maps of logs and values, and of the name `.cask`.
+#[test]
+fn shared_maps_of_logs_and_the_name_of_the_door_are_refused() {
+    let Some((cask, dir)) = plain_dir() else {
+        return;
+    };
+    if super::guard::plain() || !installed("python3") {
+        return;
+    }
+    for below in ["logs/a", "sessions/a"] {
+        let path = cask.path(below);
+        fs::write(&path, "12345\n").unwrap();
+        let program = "
+import errno, mmap, os, sys
+file = os.open(sys.argv[1], os.O_RDWR)
+assert mmap.mmap(file, 0, flags=mmap.MAP_PRIVATE)[0:1] == b'1'
+try:
+    mmap.mmap(file, 0)
+except OSError as error:
+    print(errno.errorcode[error.errno])
+";
+        let ran = run(Command::new("python3").args(["-c", program]).arg(&path)).ok();
+        assert_eq!(ran.stdout.trim(), "ENODEV", "{below}");
+    }
+    let door = dir.join(".cask");
+    fails(fs::write(&door, ""), Errno::ISDIR);
+    fails(fs::create_dir(&door), Errno::EXIST);
+    fails(fs::remove_dir(&door), Errno::PERM);
+    fails(fs::rename(&door, dir.join("x")), Errno::PERM);
+    fails(symlink("x", &door), Errno::EXIST);
+    fs::write(dir.join("f"), "").unwrap();
+    fails(fs::hard_link(dir.join("f"), door.join("f")), Errno::PERM);
+    assert_eq!(
+        names(&dir),
+        BTreeSet::from(["f".into()]),
+        "it is not listed"
+    );
+}
+
 fn script(dir: &Path, text: &str) -> String {
     run(Command::new("sh")
         .args(["-euc", text])
