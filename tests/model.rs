@@ -143,7 +143,8 @@ fn shrunk(mut case: Case, mut what: String) -> String {
 /// A cask answers and looks like the model after every operation, and the same when opened again.
 #[test]
 fn a_cask_does_what_the_model_does() {
-    let runs = std::env::var("CASKFS_MODEL_RUNS").map_or(60, |n| n.parse().unwrap());
+    let enough = 4 * plans::ALL.len() as u64;
+    let runs = std::env::var("CASKFS_MODEL_RUNS").map_or(enough, |n| n.parse().unwrap());
     let mut seen: Vec<Seen> = plans::ALL.iter().map(|_| Seen::default()).collect();
     for seed in 0..runs {
         let index = seed as usize % plans::ALL.len();
@@ -164,7 +165,7 @@ fn a_cask_does_what_the_model_does() {
             2 * lacking <= *of,
             "{lacking} of {of} operations had no room on {plan:?}"
         );
-        if runs >= 60 && plan.mix.log_eighths > 0 {
+        if runs >= enough && plan.mix.log_eighths > 0 {
             for what in [
                 "rename", "clock", "size", "lines", "rotate", "dropped", "carried",
             ] {

@@ -258,6 +258,8 @@ fn unusable(path: &Path) -> Error {
 #[cfg(test)]
 mod tests {
     use std::error::Error as _;
+    use std::thread;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -310,13 +312,24 @@ mod tests {
             );
         }
         drop(first);
-        let readers = [Access::ReadOnly; 2].map(|access| FileDevice::open(&path, access).unwrap());
+        let readers = [Access::ReadOnly; 2].map(|access| opened(&path, access));
         assert!(matches!(
             FileDevice::open(&path, Access::ReadWrite),
             Err(Error::Busy(_))
         ));
         drop(readers);
-        FileDevice::open(&path, Access::ReadWrite).unwrap();
+        opened(&path, Access::ReadWrite);
+    }
+
+    /// A process that another test starts holds the lock, too, until it has become what it is to be.
+    fn opened(path: &Path, access: Access) -> FileDevice {
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            match FileDevice::open(path, access) {
+                Err(Error::Busy(_)) if Instant::now() < until => thread::yield_now(),
+                opened => return opened.unwrap(),
+            }
+        }
     }
 
     #[test]
