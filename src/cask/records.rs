@@ -10,7 +10,7 @@
 //! reader sees one for the other; what a reader brings is refused unless it is of the newest
 //! checkpoint and no checkpoint that changes it is being written ([`Cask::remember`]).
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use zerocopy::IntoBytes;
@@ -32,7 +32,7 @@ const GROUP: usize = 64;
 
 /// An integer below 2⁴⁰, little-endian.
 type Short = [u8; 5];
-type Group = Mutex<[Squeezed; GROUP]>;
+type Group = [Squeezed; GROUP];
 
 /// Of which time another is told by what it differs from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -185,25 +185,28 @@ impl Squeezed {
 
 /// The records.
 pub(super) struct Records {
-    groups: Box<[OnceLock<Box<Group>>]>,
+    groups: Box<[Mutex<Option<Box<Group>>>]>,
 }
 
 impl Records {
     pub fn new() -> Self {
         Self {
-            groups: (0..PLACES / GROUP).map(|_| OnceLock::new()).collect(),
+            groups: (0..PLACES / GROUP).map(|_| Mutex::new(None)).collect(),
         }
     }
 
-    fn group(&self, number: Number) -> Option<&OnceLock<Box<Group>>> {
+    fn group(&self, number: Number) -> Option<&Mutex<Option<Box<Group>>>> {
         self.groups.get(number as usize % PLACES / GROUP)
     }
 
     /// The record of the inode, if it is here.
     pub fn get(&self, number: Number) -> Option<InodeRecord> {
         let wanted = lap(number)?;
-        let group = self.group(number)?.get()?;
-        let held = *group.lock().get(number as usize % GROUP)?;
+        let held = *self
+            .group(number)?
+            .lock()
+            .as_ref()?
+            .get(number as usize % GROUP)?;
         (held.lap == wanted).then(|| held.record())
     }
 
@@ -214,12 +217,9 @@ impl Records {
             return self.forget(number);
         };
         if let Some(group) = self.group(number) {
-            let empty = || Box::new(Mutex::new([Squeezed::default(); GROUP]));
-            if let Some(place) = group
-                .get_or_init(empty)
-                .lock()
-                .get_mut(number as usize % GROUP)
-            {
+            let mut group = group.lock();
+            let group = group.get_or_insert_with(|| Box::new([Squeezed::default(); GROUP]));
+            if let Some(place) = group.get_mut(number as usize % GROUP) {
                 *place = held;
             }
         }
@@ -227,8 +227,9 @@ impl Records {
 
     /// Forgets the record of the inode.
     pub fn forget(&self, number: Number) {
-        if let Some(group) = self.group(number).and_then(OnceLock::get)
-            && let Some(place) = group.lock().get_mut(number as usize % GROUP)
+        if let Some(group) = self.group(number)
+            && let Some(group) = group.lock().as_mut()
+            && let Some(place) = group.get_mut(number as usize % GROUP)
             && Some(place.lap) == lap(number)
         {
             *place = Squeezed::default();

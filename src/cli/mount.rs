@@ -19,11 +19,11 @@ use crate::fuse::options::Options;
 use crate::fuse::session::{self, Target};
 
 /// What the allocator is told, where the user says nothing else: freed memory goes back to the kernel
-/// after a tenth of a second, but by whole huge pages (of 2048 KiB) only. Given back in pieces it would
+/// after ten milliseconds, but by whole huge pages only. Given back in pieces it would
 /// lose them, and with them a sixth of what a look-up in a large directory takes.
 const ALLOCATOR: [(&str, &str); 2] = [
-    ("MIMALLOC_PURGE_DELAY", "100"),
-    ("MIMALLOC_MINIMAL_PURGE_SIZE", "2048"),
+    ("MIMALLOC_PURGE_DELAY", "10"),
+    ("MIMALLOC_MINIMAL_PURGE_SIZE", "2M"),
 ];
 /// What the daemon says when the mount answers.
 const READY: &str = "ready";

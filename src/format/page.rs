@@ -65,6 +65,8 @@ pub struct Page {
 #[derive(Debug, Default)]
 struct SearchIndex {
     entries: Box<[Entry]>,
+    /// The last mark, so that no search reads the end of the entries for it.
+    last: u32,
     /// Position of the first key.
     origin: u128,
     /// Bits that a mark leaves out of a position.
@@ -112,6 +114,7 @@ impl SearchIndex {
             Some(Entry::new(index.mark(&key), at))
         };
         index.entries = page.slots().filter_map(entry).collect();
+        index.last = index.entries.last().map_or(0, |entry| entry.mark());
         index
     }
 
@@ -137,12 +140,11 @@ impl SearchIndex {
     /// Index of the first mark that is not below `mark`, looked for from where it stands if marks
     /// are spread evenly, as those of hashes and of numbers given in turn are.
     fn first_not_below(&self, mark: u32) -> usize {
-        let last = self.entries.last().map(|entry| entry.mark());
-        let Some(last) = last.filter(|last| mark <= *last) else {
+        if mark > self.last || self.entries.is_empty() {
             return self.entries.len();
-        };
+        }
         let (mut from, mut to) = (0, self.entries.len() - 1);
-        let mut at = (u64::from(mark) * to as u64 / u64::from(last).max(1)) as usize;
+        let mut at = (u64::from(mark) * to as u64 / u64::from(self.last).max(1)) as usize;
         let mut step = 1;
         while from < to {
             if self.entries.get(at).is_some_and(|e| e.mark() < mark) {

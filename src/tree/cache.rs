@@ -22,15 +22,15 @@ const PAGE_OVERHEAD: usize = 384;
 const DENSE_CELL: usize = 96;
 /// The part of all pages that sparse ones have at least: one of so many. What a look-up needs of them
 /// is remembered elsewhere.
-const SPARSE_SHARE: usize = 8;
+const SPARSE_SHARE: usize = 16;
 /// Insertions of dense pages between two looks at how many there are.
 const LOOK_EVERY: usize = 256;
 
 /// Keeps about as many pages as it was made for.
 pub(super) struct PageCache {
-    /// Dense pages: up to seven eighths of all.
+    /// Dense pages: all but what the others have at least.
     dense: Cache<u64, Arc<Node>>,
-    /// The others: what the dense ones leave, an eighth at least.
+    /// The others: what the dense ones leave, a sixteenth at least.
     sparse: Cache<u64, Arc<Node>>,
     pages: usize,
     insertions: AtomicUsize,
@@ -87,7 +87,8 @@ impl PageCache {
     }
 }
 
-fn is_dense(page: &Page) -> bool {
+/// Whether it is a page of many small cells.
+pub(super) fn is_dense(page: &Page) -> bool {
     page.bytes().len() <= page.len().saturating_mul(DENSE_CELL)
 }
 

@@ -13,9 +13,11 @@ pub use cursor::Cursor;
 pub use merge::{Edit, PageStore, merge};
 
 use std::ops::Deref;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use cache::PageCache;
+use parking_lot::Mutex;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -49,12 +51,20 @@ impl Root {
     };
 }
 
+/// One in so many look-ups of a leaf that is linked goes through the cache, which has to know what is
+/// in use.
+const CACHE_TOLD: u8 = 8;
+
 /// A page in memory.
 pub struct Node {
     page: Page,
     /// For a page two levels and more above the leaves: the pages below it that were looked at. No
     /// look-up is needed to go on from here, and they stay as long as this page is in use.
     below: OnceLock<Box<[OnceLock<Arc<Node>>]>>,
+    /// For a page just above the leaves: those leaves that the cache keeps and others like them.
+    leaves: OnceLock<Box<[Mutex<Weak<Node>>]>>,
+    /// Look-ups through the link to this page, about.
+    uses: AtomicU8,
 }
 
 impl Deref for Node {
@@ -70,6 +80,8 @@ impl Node {
         Arc::new(Self {
             page,
             below: OnceLock::new(),
+            leaves: OnceLock::new(),
+            uses: AtomicU8::new(0),
         })
     }
 
@@ -77,6 +89,19 @@ impl Node {
     fn link(&self, index: usize) -> Option<&OnceLock<Arc<Self>>> {
         let links = || (0..self.page.len()).map(|_| OnceLock::new()).collect();
         self.below.get_or_init(links).get(index)
+    }
+
+    /// Where the leaf below the cell at `index` was.
+    fn leaf_link(&self, index: usize) -> Option<&Mutex<Weak<Self>>> {
+        let links = || (0..self.page.len()).map(|_| Mutex::default()).collect();
+        self.leaves.get_or_init(links).get(index)
+    }
+
+    /// Counts a use; whether the cache has to be told.
+    fn is_news(&self) -> bool {
+        let uses = self.uses.load(Ordering::Relaxed);
+        self.uses.store((uses + 1) % CACHE_TOLD, Ordering::Relaxed);
+        uses == 0
     }
 }
 
@@ -147,6 +172,10 @@ impl<D: Device> Tree<D> {
 
     /// Keeps a page just written.
     pub fn remember(&self, block: u64, page: Page) {
+        // It will be searched often, and nobody has to wait for it here.
+        if cache::is_dense(&page) {
+            page.hasten();
+        }
         self.cache.replace(block, Node::new(page));
     }
 
@@ -187,12 +216,32 @@ impl<D: Device> Tree<D> {
                     }
                 },
                 None => {
-                    held = self.page(child, level)?;
+                    held = self.below(node, index, child, level)?;
                     &held
                 }
             };
         }
         Ok(node.find(key).map(Value::from))
+    }
+
+    /// The page below the cell at `index` of `node`. A leaf of many small cells is found without the
+    /// table of the cache, which in a large tree is three more lines of cold memory.
+    fn below(&self, node: &Node, index: usize, ptr: PagePtr, level: u8) -> Result<Arc<Node>> {
+        let link = match level {
+            0 => node.leaf_link(index),
+            _ => None,
+        };
+        let linked = link.and_then(|link| link.lock().upgrade());
+        if let Some(leaf) = linked.filter(|leaf| !leaf.is_news()) {
+            return Ok(leaf);
+        }
+        let page = self.page(ptr, level)?;
+        if let Some(link) = link
+            && cache::is_dense(&page)
+        {
+            *link.lock() = Arc::downgrade(&page);
+        }
+        Ok(page)
     }
 
     /// The items `from..=to` in order.
