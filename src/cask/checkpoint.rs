@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use super::overlay::{Content, Extent, Overlay};
 use super::space::Need;
+use super::tx::StopOnPanic;
 use super::{Cask, Lingering, Snapshot, wipe};
 use crate::alloc::Run;
 use crate::device::Device;
@@ -53,20 +54,31 @@ struct Build<'c, D: Device> {
 }
 
 impl<D: Device> Cask<D> {
-    /// Writes a checkpoint if anything changed since the last.
+    /// Writes a checkpoint if anything changed since the last, and frees what it gives up: where that
+    /// is to be wiped, after it is.
     ///
     /// # Errors
     /// [`Error::Failed`] when the cask has stopped, or stops now because a write or sync failed.
     pub fn checkpoint(&self) -> Result<()> {
+        self.advance()?;
+        self.release_lingering(u64::MAX);
+        self.alive()
+    }
+
+    /// Like [`Cask::checkpoint`], but leaves blocks that are to be wiped to others: who waits for
+    /// room in the log need not wait for that.
+    pub(super) fn advance(&self) -> Result<()> {
         self.writable()?;
-        let _one = self.checkpointing.lock();
-        self.alive()?;
-        let Some(frozen) = self.freeze()? else {
-            self.release_lingering();
-            return Ok(());
-        };
-        self.write_checkpoint(frozen)
-            .inspect_err(|error| self.fail(&format!("writing a checkpoint: {error}")))
+        {
+            let _one = self.checkpointing.lock();
+            self.alive()?;
+            if let Some(frozen) = self.freeze()? {
+                self.write_checkpoint(frozen)
+                    .inspect_err(|error| self.fail(&format!("writing a checkpoint: {error}")))?;
+            }
+        }
+        self.release_lingering(0);
+        Ok(())
     }
 
     /// Sets the active overlay aside; `None` when there is nothing in it.
@@ -99,6 +111,8 @@ impl<D: Device> Cask<D> {
     }
 
     fn write_checkpoint(&self, frozen: Frozen) -> Result<()> {
+        // Memory and superblock may not agree half-way.
+        let _stop = StopOnPanic(self);
         let Frozen {
             overlay,
             snapshot,
@@ -173,6 +187,10 @@ impl<D: Device> Cask<D> {
         let mut released = unused;
         released.extend(frees);
         released.extend_from_slice(&overlay.dropped);
+        if wipes {
+            // They are wiped from the end on.
+            released.sort_unstable_by(|a, b| b.cmp(a));
+        }
         {
             let mut state = self.state.write();
             state.snapshot = Arc::new(Snapshot {
@@ -194,7 +212,6 @@ impl<D: Device> Cask<D> {
             self.wal.wipe(&mark, all)?;
         }
         self.wal.retire(&mark, generation);
-        self.release_lingering();
         Ok(())
     }
 

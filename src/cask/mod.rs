@@ -1,7 +1,7 @@
 //! The container as a whole: state = checkpoint tree ⊕ frozen overlay ⊕ active overlay.
 //!
-//! Lock order: checkpointing < growth < operations < releasing < state < lingering, allocator, log. No
-//! device I/O happens under `state`. Invariant: after any crash the cask equals its state after some prefix
+//! Lock order: checkpointing < growth < operations < releasing < state < lingering, abandoned
+//! < allocator, log. No device I/O happens under `state`. Invariant: after any crash the cask equals its state after some prefix
 //! of operations that contains every one that was confirmed durable (I8).
 
 mod audit;
@@ -95,6 +95,15 @@ struct Lingering {
     wiped: bool,
 }
 
+/// Blocks that were written for an operation that did not happen.
+#[derive(Debug, Default)]
+struct Abandoned {
+    /// They are overwritten before they are free. True as soon as wiping is in force, until the
+    /// superblock says that all is wiped.
+    wiped: bool,
+    runs: Vec<Run>,
+}
+
 /// Numbers about a cask.
 #[derive(Clone, Debug)]
 pub struct Stats {
@@ -159,8 +168,7 @@ pub struct Cask<D: Device> {
     lingering: Mutex<VecDeque<Lingering>>,
     /// Held by who makes it free.
     releasing: Mutex<()>,
-    /// Blocks that were written for an operation that did not happen and are to be wiped.
-    abandoned: Arc<Mutex<Vec<Run>>>,
+    abandoned: Arc<Mutex<Abandoned>>,
     /// The next block to look at for what nobody wiped; `None` when all were.
     sweep: Mutex<Option<u64>>,
     /// The log ring may hold frames of before wiping was in force.
@@ -199,7 +207,7 @@ impl<D: Device> Cask<D> {
     /// [`Error::Failed`] when the cask has stopped, or stops now.
     pub fn persist(&self, lsn: Lsn) -> Result<()> {
         while self.logged(self.wal.persist(lsn))? == Outcome::RingFull {
-            self.checkpoint()?;
+            self.advance()?;
         }
         Ok(())
     }
@@ -210,7 +218,7 @@ impl<D: Device> Cask<D> {
     /// As [`Cask::persist`].
     pub fn sync(&self, lsn: Lsn) -> Result<()> {
         while self.logged(self.wal.sync(lsn))? == Outcome::RingFull {
-            self.checkpoint()?;
+            self.advance()?;
         }
         Ok(())
     }
@@ -254,12 +262,16 @@ impl<D: Device> Cask<D> {
             .saturating_sub(self.last_checkpoint.load(Ordering::Relaxed));
         let full =
             self.wal.live() >= self.log_due() || self.state.read().active.memory() >= 2 * LOG_DUE;
-        if idle {
+        let due = !idle && (full || !(0..age_due).contains(&age));
+        if idle || due {
             self.last_checkpoint.store(now.secs, Ordering::Relaxed);
-            self.release_lingering();
-        } else if full || !(0..age_due).contains(&age) {
-            self.last_checkpoint.store(now.secs, Ordering::Relaxed);
-            self.checkpoint()?;
+        }
+        if due {
+            self.advance()?;
+        }
+        // A part of what is to be wiped: the commit timer must not wait for the rest.
+        let freed = (idle || wiping) && self.release_lingering(wipe::AT_ONCE);
+        if due || (wiping && freed) {
             self.give_back(true);
         }
         self.go_on_wiping()
@@ -319,8 +331,13 @@ impl<D: Device> Cask<D> {
             let state = self.state.read();
             state.active.releases || state.frozen.is_some()
         };
-        if releases && self.read_only.is_none() && self.failure().is_none() {
+        if self.read_only.is_some() || self.failure().is_some() {
+            return Ok(());
+        }
+        if releases {
             self.checkpoint()?;
+        } else if self.is_to_be_wiped() {
+            self.release_lingering(u64::MAX);
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::format::key::Number;
 use crate::format::page::CELL_OVERHEAD;
 use crate::format::wal::{Change, decode_crcs};
-use crate::format::{Geometry, Key};
+use crate::format::{Geometry, Key, Kind};
 use crate::tree::Value;
 
 /// Bytes of a content item beside its payload.
@@ -171,7 +171,7 @@ pub struct Overlay {
     pub cost: Cost,
     /// Content or items of layers below were given up.
     pub releases: bool,
-    /// Something was taken away, whether layers below have it or not.
+    /// Something was taken away, or an attribute replaced, whether layers below have it or not.
     pub gives_up: bool,
     /// Wiping was in force at some time: what a checkpoint of this layer retires is overwritten.
     pub wiping: bool,
@@ -264,9 +264,13 @@ impl Overlay {
         self.gives_up |= value.is_none();
         self.releases |= value.is_none() && key.number < self.born;
         self.cost = self.cost.plus(cost(&value));
+        // What stands below is not looked up: it may have been an attribute's value.
+        let mut replaces = key.number < self.born;
         if let Some(old) = self.items.insert(key, value) {
             self.cost = self.cost.minus(cost(&old));
+            replaces = true;
         }
+        self.gives_up |= replaces && key.kind == Kind::Xattr;
     }
 
     fn content(&mut self, number: Number) -> &mut Content {

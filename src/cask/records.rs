@@ -100,7 +100,8 @@ fn unpack(packed: u64) -> Timestamp {
 /// Nanoseconds from one time to a later one, if they are less than four seconds.
 fn nanos_since(from: Timestamp, to: Timestamp) -> Option<u32> {
     let secs = to.secs.checked_sub(from.secs)?;
-    let nanos = secs.checked_mul(1_000_000_000)? + i64::from(to.nanos) - i64::from(from.nanos);
+    let more = i64::from(to.nanos) - i64::from(from.nanos);
+    let nanos = secs.checked_mul(1_000_000_000)?.checked_add(more)?;
     u32::try_from(nanos).ok()
 }
 
@@ -310,6 +311,22 @@ mod tests {
             rdev: 0.into(),
             flags: 1.into(),
             since: 0.into(),
+        }
+    }
+
+    #[test]
+    fn times_however_far_apart_are_no_overflow() {
+        let ends = [i64::MIN, -9_223_372_036, 0, 9_223_372_036, i64::MAX];
+        let all = || {
+            ends.into_iter()
+                .flat_map(|secs| [(secs, 0), (secs, 999_999_999)])
+        };
+        for (from, to) in all().flat_map(|from| all().map(move |to| (from, to))) {
+            let time = |(secs, nanos)| Timestamp { secs, nanos };
+            let apart = i128::from(to.0) - i128::from(from.0);
+            let exact = apart * 1_000_000_000 + i128::from(to.1) - i128::from(from.1);
+            let since = nanos_since(time(from), time(to));
+            assert_eq!(since, u32::try_from(exact).ok());
         }
     }
 

@@ -16,7 +16,8 @@ use super::departures::Departures;
 use super::overlay::Overlay;
 use super::records::Records;
 use super::space::Need;
-use super::{Cask, Snapshot, State};
+use super::wipe::in_force;
+use super::{Abandoned, Cask, Snapshot, State};
 use crate::alloc::{Allocator, Run};
 use crate::clock::Timestamp;
 use crate::device::control::{Control, removed};
@@ -441,6 +442,7 @@ impl<D: Device> Unrecovered<D> {
             end.chain = keys.seed(generation + 1, &end.chain);
         }
         end.position = end.position.next_multiple_of(geometry.wal_unit());
+        let wiped = in_force(&state);
         let tree = Tree::new(Arc::clone(&device), geometry, CACHE_BYTES);
         let wal = Wal::new(
             Arc::clone(&device),
@@ -470,7 +472,10 @@ impl<D: Device> Unrecovered<D> {
             wal,
             lingering: Mutex::new(VecDeque::new()),
             releasing: Mutex::new(()),
-            abandoned: Arc::default(),
+            abandoned: Arc::new(Mutex::new(Abandoned {
+                wiped,
+                runs: Vec::new(),
+            })),
             sweep: Mutex::new(stale.then_some(0)),
             ring_stale: AtomicBool::new(stale),
             failed: OnceLock::new(),

@@ -214,8 +214,12 @@ impl<D: Device> Cask<D> {
     /// [`Error::NoSpace`] when nothing can help.
     pub(super) fn make_room(&self, short: Short, class: Class, attempt: u32) -> Result<()> {
         let Short::Blocks(blocks) = short else {
-            return self.checkpoint();
+            return self.advance();
         };
+        // What only waits for its overwriting is room already.
+        if self.is_to_be_wiped() && self.release_lingering(u64::MAX) {
+            return Ok(());
+        }
         let (pending, releases) = {
             let state = self.state.read();
             let pending = !state.active.is_empty() || state.frozen.is_some();
@@ -236,7 +240,7 @@ impl<D: Device> Cask<D> {
             return Ok(());
         }
         let departed = self.departures.count();
-        if self.release_lingering() || self.grow(blocks)? {
+        if self.release_lingering(u64::MAX) || self.grow(blocks)? {
             return Ok(());
         }
         let waits = class != Class::Grow && !self.lingering.lock().is_empty();

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::overlay::Cost;
 use super::space::Short;
-use super::{Cask, Lsn, Read};
+use super::{Abandoned, Cask, Lsn, Read};
 use crate::alloc::{Allocator, Run};
 use crate::device::Device;
 use crate::device::control::{Control, removed};
@@ -72,17 +72,20 @@ struct Blocks {
     first: u64,
     runs: Vec<(Run, Vec<u32>)>,
     taken: AtomicBool,
-    /// Where they go instead to be wiped first.
-    wiper: Option<Arc<Mutex<Vec<Run>>>>,
+    /// Where they go instead if they are to be wiped first.
+    abandoned: Arc<Mutex<Abandoned>>,
 }
 
 impl Drop for Blocks {
     fn drop(&mut self) {
         if !self.taken.load(Ordering::Acquire) {
-            let runs = self.runs.iter().map(|(run, _)| *run);
-            match &self.wiper {
-                Some(wiper) => wiper.lock().extend(runs),
-                None => self.alloc.release(&runs.collect::<Vec<_>>()),
+            let runs: Vec<Run> = self.runs.iter().map(|(run, _)| *run).collect();
+            // Wiping may have come into force since they were written. While the lock is held it does
+            // not, so its sweep finds what is free here.
+            let mut abandoned = self.abandoned.lock();
+            match abandoned.wiped {
+                true => abandoned.runs.extend(runs),
+                false => self.alloc.release(&runs),
             }
         }
     }
@@ -99,7 +102,7 @@ pub struct Staged<'a> {
 }
 
 /// Marks the cask failed if a panic unwinds through a critical section.
-struct StopOnPanic<'c, D: Device>(&'c Cask<D>);
+pub(super) struct StopOnPanic<'c, D: Device>(pub(super) &'c Cask<D>);
 
 impl<D: Device> Drop for StopOnPanic<'_, D> {
     fn drop(&mut self) {
@@ -205,6 +208,9 @@ impl<D: Device> Cask<D> {
         if let Some(label) = tx.label {
             state.label = label;
         }
+        if tx.wipes_before == 0 && tx.wipes > 0 {
+            self.abandoned.lock().wiped = true;
+        }
         let lsn = self.wal.append(record, !tx.staged.is_empty());
         tx.staged
             .iter()
@@ -257,7 +263,7 @@ impl<D: Device> Cask<D> {
             first,
             runs,
             taken: AtomicBool::new(false),
-            wiper: self.is_wiping().then(|| Arc::clone(&self.abandoned)),
+            abandoned: Arc::clone(&self.abandoned),
         };
         let mut rest = whole;
         for (run, crcs) in &mut blocks.runs {

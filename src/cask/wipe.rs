@@ -9,7 +9,10 @@
 //! superblock does not say `FLAG_STALE`, no free block and nothing of the log that is retired holds
 //! what was to be wiped; so what a crash left undone, a sweep through all free blocks does.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
+
+use parking_lot::MutexGuard;
 
 use super::checkpoint::write_superblock;
 use super::{Cask, State};
@@ -21,18 +24,23 @@ use crate::wal::Mark;
 
 /// Where wiping is in force, a checkpoint is due when something has waited this long, in seconds.
 pub(super) const DUE: i64 = 3;
+/// Bytes that are overwritten between two times at which somebody else has a turn.
+const PIECE: u64 = 16 << 20;
+/// Bytes that a tick overwrites.
+pub(super) const AT_ONCE: u64 = 64 << 20;
 /// Bytes that a sweep looks at while operations wait.
-const STEP: u64 = 1 << 20;
-/// Bytes that a sweep looks at in one go beside operations.
-const SWEEP: u64 = 64 << 20;
+const STEP: u64 = 256 << 10;
+/// Bytes that a tick sweeps through.
+const SWEEP: u64 = 16 << 20;
 /// Bytes that an orderly end waits for a sweep to look at.
 const SWEEP_AT_END: u64 = 1 << 30;
-/// How often somebody who waits for the wiping waits for readers to leave.
+/// How long somebody who waits for the wiping waits for a reader to leave.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Whether what the next checkpoint gives up is to be wiped.
 pub(super) fn in_force(state: &State) -> bool {
-    state.active.wiping || is_stale(&state.superblock)
+    let frozen = state.frozen.as_ref();
+    state.active.wiping || frozen.is_some_and(|it| it.wiping) || is_stale(&state.superblock)
 }
 
 fn is_stale(superblock: &SuperblockRecord) -> bool {
@@ -52,61 +60,101 @@ impl<D: Device> Cask<D> {
 
     /// Returns when nothing that was given up until now is left in the container: removed, cut off or
     /// replaced. What was overwritten in place goes with the next checkpoint. Does nothing where
-    /// wiping is not in force.
+    /// wiping is not in force. After ten seconds it does not wait any more for who still reads an old
+    /// checkpoint.
     ///
     /// # Errors
     /// As [`Cask::checkpoint`].
     pub fn wipe_now(&self) -> Result<()> {
+        if self.read_only.is_some() || !(self.is_wiping() || self.is_to_be_wiped()) {
+            return Ok(());
+        }
         let wanted = {
+            // A checkpoint under way has the log still to wipe.
+            let _one = self.checkpointing.lock();
             let state = self.state.read();
             in_force(&state) && (state.active.gives_up || state.frozen.is_some())
         };
-        if self.read_only.is_some() || !(wanted || self.is_to_be_wiped()) {
-            return Ok(());
-        }
         if wanted {
             self.checkpoint()?;
         }
         loop {
             let departed = self.departures.count();
-            self.release_lingering();
+            // Waits for who is wiping just now, too.
+            self.release_lingering(u64::MAX);
             self.alive()?;
-            if !self.is_to_be_wiped() || !self.departures.wait(departed, PATIENCE) {
+            let readers = {
+                let lingering = self.lingering.lock();
+                if !lingering.iter().any(|given| given.wiped) {
+                    return Ok(());
+                }
+                let first = lingering.front();
+                first.map_or(0, |given| given.needed_by.strong_count())
+            };
+            if !self.departures.wait(departed, PATIENCE) {
+                log::warn!(
+                    "{readers} readers of an old checkpoint have not left for {} s: what was given \
+                     up since is wiped when they have",
+                    PATIENCE.as_secs()
+                );
                 return Ok(());
             }
         }
     }
 
-    /// Whether blocks wait for being wiped.
-    fn is_to_be_wiped(&self) -> bool {
-        self.lingering.lock().iter().any(|given| given.wiped) || !self.abandoned.lock().is_empty()
+    /// Whether blocks wait for being wiped. Of those that are being wiped the last may not count: to be
+    /// sure, hold `releasing`.
+    pub(super) fn is_to_be_wiped(&self) -> bool {
+        self.lingering.lock().iter().any(|given| given.wiped)
+            || !self.abandoned.lock().runs.is_empty()
     }
 
-    /// Frees what checkpoints gave up, as far as no reader is left that may still need it; answers
-    /// whether anything was freed.
-    pub(super) fn release_lingering(&self) -> bool {
+    /// Frees what checkpoints gave up, as far as no reader is left that may still need it, but no more
+    /// than `most` bytes of what is to be overwritten before; answers whether anything was freed.
+    pub(super) fn release_lingering(&self, most: u64) -> bool {
+        let block = self.geometry.block();
         let before = self.alloc.free();
-        let _turn = self.releasing.lock();
+        let mut turn = self.releasing.lock();
         // Somebody else may have done it while this waited.
         let mut any = self.alloc.free() > before;
-        loop {
-            let mut wiped = true;
-            let mut runs = std::mem::take(&mut *self.abandoned.lock());
-            if runs.is_empty() {
-                let mut lingering = self.lingering.lock();
-                let free = |given: &mut super::Lingering| given.needed_by.strong_count() == 0;
-                let Some(given) = lingering.pop_front_if(free) else {
-                    return any;
-                };
-                (runs, wiped) = (given.runs, given.wiped);
-            }
+        let mut left = most / block;
+        while let Some((runs, wiped)) = self.given_up(left.min(PIECE / block)) {
             if wiped && let Err(error) = self.overwrite(runs.clone()) {
                 self.fail(&error.to_string());
                 return any;
             }
             self.alloc.release(&runs);
             any |= !runs.is_empty();
+            if wiped {
+                left = left.saturating_sub(runs.iter().map(|run| run.len).sum());
+                MutexGuard::bump(&mut turn);
+            }
         }
+        any
+    }
+
+    /// Takes the next blocks that nobody needs any more, and answers whether they are to be wiped;
+    /// then they are no more than `most`. Called with `releasing` held until they are free.
+    fn given_up(&self, most: u64) -> Option<(Vec<Run>, bool)> {
+        let abandoned = take(&mut self.abandoned.lock().runs, most);
+        if !abandoned.is_empty() {
+            return Some((abandoned, true));
+        }
+        let mut lingering = self.lingering.lock();
+        let given = lingering
+            .front_mut()
+            .filter(|given| given.needed_by.strong_count() == 0)?;
+        if !given.wiped {
+            return lingering.pop_front().map(|given| (given.runs, false));
+        }
+        if most == 0 {
+            return None;
+        }
+        let runs = take(&mut given.runs, most);
+        if given.runs.is_empty() {
+            lingering.pop_front();
+        }
+        Some((runs, true))
     }
 
     /// Overwrites blocks, durably.
@@ -134,6 +182,10 @@ impl<D: Device> Cask<D> {
     pub(super) fn expect_wiping(&self, superblock: &mut SuperblockRecord) {
         if !is_stale(superblock) {
             superblock.flags = (superblock.flags.get() | FLAG_STALE).into();
+            // What is just being freed is free before the sweep begins.
+            let _turn = self.releasing.lock();
+            let mark = |given: &mut super::Lingering| given.wiped = true;
+            self.lingering.lock().iter_mut().for_each(mark);
             *self.sweep.lock() = Some(0);
             self.ring_stale.store(true, Ordering::Release);
         }
@@ -153,6 +205,8 @@ impl<D: Device> Cask<D> {
             self.renew_superblock(true)?;
         }
         if left {
+            // This skips the rest of a unit that the place in the log cuts, as new frames do. It cuts
+            // none: the checkpoint that set the flag, and each since, began a unit.
             let superblock = self.state.read().superblock;
             let mark = Mark {
                 position: superblock.wal_position.get(),
@@ -195,7 +249,7 @@ impl<D: Device> Cask<D> {
     pub(super) fn finish_wiping(&self) -> Result<()> {
         if is_stale(&self.state.read().superblock) {
             self.sweep(SWEEP_AT_END)?;
-            self.release_lingering();
+            self.release_lingering(u64::MAX);
             self.alive()?;
             self.conclude()?;
         }
@@ -205,12 +259,16 @@ impl<D: Device> Cask<D> {
     /// Says that all is wiped, if it is and nothing that is to be wiped has happened since.
     fn conclude(&self) -> Result<()> {
         let _one = self.checkpointing.lock();
+        // Nothing is just being overwritten.
+        let _turn = self.releasing.lock();
         let over = {
             let state = self.state.read();
             is_stale(&state.superblock) && (state.active.is_empty() || !state.active.wiping)
         };
         if over && self.sweep.lock().is_none() && !self.is_to_be_wiped() {
             self.renew_superblock(false)?;
+            let state = self.state.read();
+            self.abandoned.lock().wiped = in_force(&state);
         }
         Ok(())
     }
@@ -218,47 +276,99 @@ impl<D: Device> Cask<D> {
     /// Looks at the next `most` bytes of the container for free blocks that hold anything, and
     /// overwrites them.
     fn sweep(&self, most: u64) -> Result<()> {
-        let block = self.geometry.block();
-        let step = (STEP / block).max(1);
         let mut left = most;
-        while left > 0 && self.sweep.lock().is_some() {
-            // Nothing is handed out while these are held.
-            let _one = self.checkpointing.lock();
-            let _growth = self.growth.lock();
-            let _ops = self.ops.lock();
-            let Some(at) = *self.sweep.lock() else {
-                return Ok(());
-            };
-            if at >= self.alloc.blocks() {
-                self.device
-                    .sync()
-                    .map_err(Error::io("syncing what was wiped"))
-                    .inspect_err(|error| self.fail(&error.to_string()))?;
-                *self.sweep.lock() = None;
-                return Ok(());
+        let (mut any, mut over) = (false, false);
+        while left > 0 && !over && self.sweep.lock().is_some() {
+            match self.sweep_step()? {
+                Some(blanked) => any |= blanked,
+                None => over = true,
             }
-            for run in self.alloc.unused(at, step) {
-                self.blank(run)
-                    .map_err(Error::io("wiping free blocks"))
-                    .inspect_err(|error| self.fail(&error.to_string()))?;
-            }
-            *self.sweep.lock() = Some(at + step);
             left = left.saturating_sub(STEP);
+        }
+        // Nobody waits for this, and at the end it covers what others wrote as well.
+        if any || over {
+            self.device
+                .sync()
+                .map_err(Error::io("syncing what was wiped"))
+                .inspect_err(|error| self.fail(&error.to_string()))?;
+        }
+        if over {
+            // Unless it began anew meanwhile.
+            let blocks = self.alloc.blocks();
+            let mut sweep = self.sweep.lock();
+            *sweep = sweep.filter(|at| *at < blocks);
         }
         Ok(())
     }
 
-    /// Overwrites those blocks that are not zeros: the others may be holes of the host's file.
-    fn blank(&self, run: Run) -> std::io::Result<()> {
+    /// Does a step of the sweep and answers whether it wrote anything; `None` at the end.
+    fn sweep_step(&self) -> Result<Option<bool>> {
+        let step = (STEP / self.geometry.block()).max(1);
+        // Nothing is handed out while these are held.
+        let one = self.checkpointing.lock();
+        let growth = self.growth.lock();
+        let ops = self.ops.lock();
+        let at = self.sweep.lock().unwrap_or(u64::MAX);
+        let mut any = false;
+        if at < self.alloc.blocks() {
+            for run in self.alloc.unused(at, step) {
+                any |= self
+                    .blank(run)
+                    .map_err(Error::io("wiping free blocks"))
+                    .inspect_err(|error| self.fail(&error.to_string()))?;
+            }
+            *self.sweep.lock() = Some(at + step);
+        }
+        // Who waits comes before the next step.
+        MutexGuard::unlock_fair(ops);
+        MutexGuard::unlock_fair(growth);
+        MutexGuard::unlock_fair(one);
+        Ok((at < self.alloc.blocks()).then_some(any))
+    }
+
+    /// Overwrites those blocks that are not zeros, neighbours at once: the others may be holes of the
+    /// host's file. Answers whether there were any.
+    fn blank(&self, run: Run) -> std::io::Result<bool> {
         let start = self.geometry.offset(run.start);
-        let mut bytes = vec![0; (run.len * self.geometry.block()) as usize];
+        let size = self.geometry.block();
+        let mut bytes = vec![0; (run.len * size) as usize];
         self.device.read_at(start, &mut bytes)?;
         let blocks = bytes.chunks_exact(self.geometry.block_len());
-        for (block, at) in blocks.zip((start..).step_by(self.geometry.block_len())) {
-            if block.iter().any(|byte| *byte != 0) {
-                write_zeros(&*self.device, at..at + self.geometry.block())?;
+        let used = blocks.zip(0..).filter_map(|(block, index)| {
+            let at = start + index * size;
+            block.iter().any(|byte| *byte != 0).then_some(at)
+        });
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for at in used {
+            match ranges.last_mut() {
+                Some(last) if last.end == at => last.end += size,
+                _ => ranges.push(at..at + size),
             }
         }
-        Ok(())
+        let any = !ranges.is_empty();
+        for range in ranges {
+            write_zeros(&*self.device, range)?;
+        }
+        Ok(any)
     }
+}
+
+/// Takes up to `most` blocks off the end.
+fn take(runs: &mut Vec<Run>, most: u64) -> Vec<Run> {
+    let (mut taken, mut left) = (Vec::new(), most);
+    while left > 0
+        && let Some(mut run) = runs.pop()
+    {
+        if run.len > left {
+            let rest = Run {
+                start: run.start + left,
+                len: run.len - left,
+            };
+            runs.push(rest);
+            run.len = left;
+        }
+        left -= run.len;
+        taken.push(run);
+    }
+    taken
 }

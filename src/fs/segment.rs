@@ -86,13 +86,13 @@ pub fn homes(r: &impl Read) -> Result<Vec<Number>> {
     Ok(found)
 }
 
-/// The segments of all logs of this directory.
+/// The segments of all logs of this directory, from number `first` on.
 ///
 /// # Errors
 /// Those of reading.
-pub fn all(r: &impl Read, home: Number) -> Result<Vec<Number>> {
+pub fn all(r: &impl Read, home: Number, first: Number) -> Result<Vec<Number>> {
     let mut found = Vec::new();
-    r.scan(key(home, 0), key(home, Number::MAX), &mut |key, _| {
+    r.scan(key(home, first), key(home, Number::MAX), &mut |key, _| {
         found.push(key.offset);
         Ok(true)
     })?;
@@ -104,7 +104,7 @@ pub fn all(r: &impl Read, home: Number) -> Result<Vec<Number>> {
 /// # Errors
 /// Those of reading.
 pub fn unlist<D: Device>(tx: &mut Tx<'_, D>, home: Number) -> Result<()> {
-    if all(tx, home)?.is_empty() {
+    if all(tx, home, 0)?.is_empty() {
         tx.del(listing(home));
     }
     Ok(())

@@ -37,7 +37,11 @@ struct Next {
     /// The generation of the settings under which that is so; `None` before the first look.
     generation: Option<u64>,
     due: Timestamp,
+    /// Where a look goes on that had enough to do: a directory, and a segment of it.
+    place: Option<Place>,
 }
+
+type Place = (Number, Number);
 
 impl Expiry {
     /// Something expires at this time.
@@ -46,13 +50,18 @@ impl Expiry {
         next.due = next.due.min(time);
     }
 
-    /// Whether to look now; then nothing is expected for a while.
-    fn is_due(&self, generation: u64, now: Timestamp) -> bool {
+    /// Where to look from now, if it is time to; then nothing more is expected for a while.
+    fn is_due(&self, generation: u64, now: Timestamp) -> Option<Place> {
         let mut next = self.0.lock();
+        let same = next.generation == Some(generation);
+        // What was found in front of that place is still expected.
+        if let Some(place) = next.place.take().filter(|_| same) {
+            return Some(place);
+        }
         // A clock that was set back by more than an hour is no reason to wait.
         let near = next.due.secs.saturating_sub(now.secs) <= LOOK;
-        if next.generation == Some(generation) && now < next.due && near {
-            return false;
+        if same && now < next.due && near {
+            return None;
         }
         *next = Next {
             generation: Some(generation),
@@ -60,8 +69,14 @@ impl Expiry {
                 secs: now.secs.saturating_add(LOOK),
                 nanos: now.nanos,
             },
+            place: None,
         };
-        true
+        Some((0, 0))
+    }
+
+    /// The look goes on from there at the next time of the timer.
+    fn go_on_from(&self, place: Place) {
+        self.0.lock().place = Some(place);
     }
 }
 
@@ -89,8 +104,8 @@ impl<D: Device> Store<D> {
 
     /// Removes the segments that have expired, if it is time to look for any.
     pub(super) fn drop_what_expired(&self, now: Timestamp) {
-        if self.expiry.is_due(self.walk.generation(), now)
-            && let Err(error) = self.drop_all_expired(now)
+        if let Some(place) = self.expiry.is_due(self.walk.generation(), now)
+            && let Err(error) = self.drop_all_expired(place, now)
         {
             ::log::warn!("segments that have expired are not removed: {error}");
             self.expiry.note(Timestamp {
@@ -100,31 +115,66 @@ impl<D: Device> Store<D> {
         }
     }
 
-    fn drop_all_expired(&self, now: Timestamp) -> Result<()> {
+    /// Looks at all segments from that place on, until enough are removed. One that cannot be looked at
+    /// or removed keeps none of the others; the first error is answered.
+    fn drop_all_expired(&self, place: Place, now: Timestamp) -> Result<()> {
         let mut left = AT_ONCE;
+        let mut outcome = Ok(());
         for home in segment::homes(&*self.cask)? {
-            let segments = segment::all(&*self.cask, home)?;
+            if home < place.0 {
+                continue;
+            }
+            let first = if home == place.0 { place.1 } else { 0 };
+            let segments = match segment::all(&*self.cask, home, first) {
+                Ok(segments) => segments,
+                Err(error) => {
+                    ::log::debug!("segments of directory {home}: {error}");
+                    outcome = outcome.and(Err(error));
+                    continue;
+                }
+            };
             if segments.is_empty() {
-                self.cask
-                    .transact(Class::Release, |tx| segment::unlist(tx, home))?;
+                let unlisted = self
+                    .cask
+                    .transact(Class::Release, |tx| segment::unlist(tx, home));
+                outcome = outcome.and(unlisted.map(|_| ()));
             }
             for number in segments {
-                let segment = match load(&*self.cask, number) {
-                    Ok(segment) => segment,
-                    Err(Error::Stale) => continue,
-                    Err(error) => return Err(error),
-                };
-                match expires(&segment, &*self.walk.of(&*self.cask, &segment)?) {
-                    Some(time) if time > now || left == 0 => self.expiry.note(time),
-                    Some(_) => {
-                        self.drop_expired(number, now)?;
-                        left -= 1;
+                let looked = self.expiry_of(number).and_then(|time| match time {
+                    Some(time) if time > now => {
+                        self.expiry.note(time);
+                        Ok(true)
                     }
-                    None => {}
+                    Some(_) if left == 0 => Ok(false),
+                    Some(_) => {
+                        left -= 1;
+                        self.drop_expired(number, now).map(|()| true)
+                    }
+                    None => Ok(true),
+                });
+                match looked {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        self.expiry.go_on_from((home, number));
+                        return outcome;
+                    }
+                    Err(error) => {
+                        ::log::debug!("segment {number}: {error}");
+                        outcome = outcome.and(Err(error));
+                    }
                 }
             }
         }
-        Ok(())
+        outcome
+    }
+
+    /// When a segment expires, if it is there still and ever does.
+    fn expiry_of(&self, number: Number) -> Result<Option<Timestamp>> {
+        match load(&*self.cask, number) {
+            Ok(segment) => Ok(expires(&segment, &*self.walk.of(&*self.cask, &segment)?)),
+            Err(Error::Stale) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes a segment if it is one still and has expired.

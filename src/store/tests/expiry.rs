@@ -1,6 +1,8 @@
 //! `ttl`: segments go when they are as old as it says, and never before.
 
 use super::*;
+use crate::cask::{Class, Read};
+use crate::format::{Key, Kind};
 use crate::fs::segment;
 
 const DAY: i64 = 86_400;
@@ -266,4 +268,47 @@ fn many_go_by_and_by_and_on_a_full_cask_too() {
     w.tick_at(MONDAY + 3600);
     assert_eq!(w.names(logs), ["filler"]);
     w.record(logs, b"a");
+}
+
+#[test]
+fn a_look_goes_on_where_it_stopped_and_keeps_what_it_has_found() {
+    let (w, early) = store_with(&[("ttl", "1h")]);
+    let start = MONDAY + DAY / 2;
+    let late = w.dir(b"late", b"log");
+    w.set(late, "ttl", b"1h");
+    for number in 0..600 {
+        w.cut_to(late, b"a", format!("a.{number}").as_bytes());
+    }
+    w.at(start + 100);
+    w.cut_to(early, b"a", b"a.1");
+    let mut left = Vec::new();
+    for _ in 0..4 {
+        w.tick_at(start + 3600);
+        left.push(w.names(late).len());
+    }
+    assert_eq!(left, [344, 88, 0, 0]);
+    w.tick_at(start + 3699);
+    assert_eq!(w.names(early), ["a.1"]);
+    w.tick_at(start + 3700);
+    assert!(w.names(early).is_empty());
+}
+
+#[test]
+fn a_segment_that_cannot_be_removed_keeps_no_other() {
+    let (w, logs) = store_with(&[("ttl", "1h")]);
+    let start = MONDAY + DAY / 2;
+    w.cut_to(logs, b"a", b"bad");
+    w.cut_to(logs, b"a", b"a.1");
+    w.at(start + 30);
+    w.cut_to(logs, b"a", b"a.2");
+    let cask = w.store.cask();
+    let name = Key::new(logs, Kind::Dirent, cask.name_hash(b"bad"));
+    cask.transact(Class::Grow, |tx| tx.put(name, b"no name".as_slice()))
+        .unwrap();
+    let there = |name: &[u8]| w.store.lookup(&ROOT_USER, logs, name).is_ok();
+    w.tick_at(start + 3600);
+    assert!(!there(b"a.1"));
+    assert!(there(b"a.2"));
+    w.tick_at(start + 3630);
+    assert!(!there(b"a.2"));
 }
