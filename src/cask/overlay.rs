@@ -152,6 +152,38 @@ impl Content {
     }
 }
 
+/// Items from which on a layer has a filter.
+const FILTER_FROM: usize = 512;
+/// Bits of a filter, as a power of two: 64 KiB, for the 40,000 items that a layer has at most, about.
+const FILTER_BITS: u32 = 19;
+
+/// Which keys a layer may have an item for. Most look-ups ask for what it has not, and the sorted map
+/// would go through cold memory for each of them.
+#[derive(Debug, Default)]
+struct Filter(Vec<u64>);
+
+impl Filter {
+    fn place(key: &Key) -> (usize, u64) {
+        let mixed = key.number.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            ^ (key.offset ^ u64::from(key.kind as u8)).wrapping_mul(0xC2B2_AE3D_27D4_EB4F);
+        let bit = mixed.wrapping_mul(0x1656_67B1_9E37_79F9) >> (u64::BITS - FILTER_BITS);
+        ((bit / 64) as usize, 1 << (bit % 64))
+    }
+
+    fn add(&mut self, key: &Key) {
+        let (word, bit) = Self::place(key);
+        if let Some(word) = self.0.get_mut(word) {
+            *word |= bit;
+        }
+    }
+
+    /// False when it certainly has none.
+    fn may_have(&self, key: &Key) -> bool {
+        let (word, bit) = Self::place(key);
+        self.0.get(word).is_none_or(|word| word & bit != 0)
+    }
+}
+
 /// All changes since a checkpoint.
 #[derive(Debug)]
 pub struct Overlay {
@@ -163,6 +195,7 @@ pub struct Overlay {
     edge: bool,
     /// Items; `None` when gone.
     pub items: BTreeMap<Key, Option<Value>>,
+    filter: Filter,
     /// Contents with changes.
     pub contents: BTreeMap<Number, Content>,
     /// Blocks that were in place and given up again.
@@ -185,6 +218,7 @@ impl Overlay {
             born,
             edge: false,
             items: BTreeMap::new(),
+            filter: Filter::default(),
             contents: BTreeMap::new(),
             dropped: Vec::new(),
             cost: Cost::default(),
@@ -271,6 +305,19 @@ impl Overlay {
             replaces = true;
         }
         self.gives_up |= replaces && key.kind == Kind::Xattr;
+        if self.filter.0.is_empty() && self.items.len() >= FILTER_FROM {
+            self.filter.0 = vec![0; 1 << (FILTER_BITS - u64::BITS.ilog2())];
+            self.items.keys().for_each(|key| self.filter.add(key));
+        }
+        self.filter.add(&key);
+    }
+
+    /// What the layer says of an item: `None` for nothing, `Some(None)` that it is gone.
+    pub fn item(&self, key: &Key) -> Option<&Option<Value>> {
+        match self.filter.may_have(key) {
+            true => self.items.get(key),
+            false => None,
+        }
     }
 
     fn content(&mut self, number: Number) -> &mut Content {
@@ -440,5 +487,42 @@ impl Overlay {
             self.patch(number, len / self.geometry.block(), at, &zeros);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_filter_denies_no_item_and_most_of_what_there_is_not() {
+        let geometry = Geometry {
+            block_size: 4096,
+            spacing: 65_536,
+            wal_len: 1 << 20,
+        };
+        let mut layer = Overlay::new(geometry, 1);
+        let key = |n: u64, there: u64| match n % 3 {
+            0 => Key::new(n / 3 * 2 + there, Kind::Inode, 0),
+            1 => Key::new(9, Kind::Dirent, (n * 2 + there).wrapping_mul(0x9E37_79B9)),
+            _ => Key::new(n * 2 + there, Kind::Data, n % 7),
+        };
+        for n in 0..40_000 {
+            layer.put(key(n, 0), (n % 5 > 0).then(|| Value::from([1])));
+            if n.is_multiple_of(4_999) || n.abs_diff(FILTER_FROM as u64) < 3 {
+                assert!((0..=n).all(|n| layer.item(&key(n, 0)).is_some()), "{n}");
+            }
+        }
+        let absent = |n: &u64| !layer.items.contains_key(&key(*n, 1));
+        let passed = (0..40_000)
+            .filter(absent)
+            .filter(|n| layer.filter.may_have(&key(*n, 1)));
+        let passed = passed.count();
+        assert!(passed < 6_000, "{passed} of 40,000");
+        assert!(
+            (0..40_000)
+                .filter(absent)
+                .all(|n| layer.item(&key(n, 1)).is_none())
+        );
     }
 }

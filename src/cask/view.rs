@@ -387,12 +387,12 @@ impl<D: Device> Read for Cask<D> {
     fn get(&self, key: &Key) -> Result<Option<Value>> {
         let (frozen, snapshot) = {
             let state = self.state.read();
-            if let Some(value) = state.active.items.get(key) {
+            if let Some(value) = state.active.item(key) {
                 return Ok(value.clone());
             }
             (state.frozen.clone(), Arc::clone(&state.snapshot))
         };
-        match frozen.as_ref().and_then(|overlay| overlay.items.get(key)) {
+        match frozen.as_ref().and_then(|overlay| overlay.item(key)) {
             Some(value) => Ok(value.clone()),
             None => self.settled(&snapshot, key),
         }
