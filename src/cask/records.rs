@@ -2,8 +2,11 @@
 //!
 //! A look-up needs of a small file its record only, but the page that the record stands in is filled
 //! with content: a million files of 200 bytes have 400 MB of such pages and 112 MB of records. Those of
-//! ordinary files are kept here in 56 bytes each, in a place that follows from the number; numbers
-//! ascend, so neighbours share lines of memory, and what was never used takes no memory.
+//! ordinary files are kept here in 56 bytes each. A number may have its place in either of two groups:
+//! that of its neighbours, which often are made and asked for together, or, when that is full, one that
+//! is spread over all. So whatever gaps the numbers have (a file saved as a value takes one more for
+//! each save), nearly all places are used before a record is given up; groups that were never used
+//! take no memory.
 //!
 //! Invariant: a record here is that of the newest checkpoint, or, while a checkpoint is written, of
 //! that one where the frozen overlay has the item. Such an item is answered from the overlay, so no
@@ -27,12 +30,12 @@ use crate::tree::Value;
 
 /// Places in all, a power of two: 56 MiB of memory when all are taken.
 const PLACES: usize = 1 << 20;
-/// Places that share a lock and are given memory together.
-const GROUP: usize = 64;
+/// Places that share a lock and are given memory together: the bits of a `u64`.
+const GROUP: usize = u64::BITS as usize;
+const GROUPS: usize = PLACES / GROUP;
 
 /// An integer below 2⁴⁰, little-endian.
 type Short = [u8; 5];
-type Group = [Squeezed; GROUP];
 
 /// Of which time another is told by what it differs from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,8 +56,8 @@ struct Squeezed {
     btime: u64,
     /// Nanoseconds from [`Squeezed::changed`] to the change of attributes.
     since: u32,
-    /// Which of the numbers that share the place it is, from 1; 0 when the place is not taken.
-    lap: u32,
+    /// The number, without the byte that [`Group::tags`] has.
+    number: u32,
     mode: u16,
     uid: u16,
     gid: u16,
@@ -68,17 +71,87 @@ struct Squeezed {
     size: Short,
 }
 
-/// Where a record has its place. Files that were made one after the other have numbers one apart, or two
-/// where each was saved as a value, whose content has a number of its own: either way a million of them
-/// have a place each, beside each other.
-fn place(number: Number) -> usize {
-    let odd = (number & 1) as usize;
-    ((number as usize >> 1) ^ (odd * (PLACES / 2))) % PLACES
+/// Some records, in no order.
+struct Group {
+    /// The places that are taken, a bit each.
+    taken: u64,
+    /// Where the next record goes when all are.
+    next: usize,
+    /// The last byte of each number: one line of memory tells where to look.
+    tags: [u8; GROUP],
+    /// Apart from the rest, which would take an allocation of this size beyond a power of two.
+    records: Option<Box<[Squeezed; GROUP]>>,
 }
 
-/// Which of the numbers that share a place this is.
-fn lap(number: Number) -> Option<u32> {
-    u32::try_from(number / PLACES as u64 + 1).ok()
+impl Group {
+    const fn new() -> Self {
+        Self {
+            taken: 0,
+            next: 0,
+            tags: [0; GROUP],
+            records: None,
+        }
+    }
+
+    /// The place of a number.
+    fn find(&self, number: Number) -> Option<usize> {
+        let (rest, tag) = split(number)?;
+        let records = self.records.as_ref()?;
+        let mut places = memchr::memchr_iter(tag, &self.tags);
+        places.find(|place| {
+            let held = records.get(*place).map(|held| held.number);
+            self.taken >> place & 1 == 1 && held == Some(rest)
+        })
+    }
+
+    fn has_room(&self) -> bool {
+        self.taken != u64::MAX
+    }
+
+    fn set(&mut self, place: usize, number: Number, record: Squeezed) {
+        let records = self
+            .records
+            .get_or_insert_with(|| Box::new([Squeezed::default(); GROUP]));
+        if let (Some((_, tag)), Some(held), Some(own)) = (
+            split(number),
+            records.get_mut(place),
+            self.tags.get_mut(place),
+        ) {
+            (*held, *own) = (record, tag);
+            self.taken |= 1 << place;
+        }
+    }
+
+    /// Keeps a record that is not here yet, instead of another when there is no room.
+    fn add(&mut self, number: Number, record: Squeezed) {
+        let place = if self.has_room() {
+            self.taken.trailing_ones() as usize
+        } else {
+            self.next = (self.next + 1) % GROUP;
+            self.next
+        };
+        self.set(place, number, record);
+    }
+
+    fn forget(&mut self, number: Number) {
+        if let Some(place) = self.find(number) {
+            self.taken &= !(1 << place);
+        }
+    }
+}
+
+/// A number below 2⁴⁰ without its last byte, and that byte.
+fn split(number: Number) -> Option<(u32, u8)> {
+    Some((u32::try_from(number >> 8).ok()?, number as u8))
+}
+
+/// The groups in which a number may be: of its neighbours, of anyone.
+fn homes(number: Number) -> [usize; 2] {
+    let range = number / GROUP as u64;
+    let spread = range.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (u64::BITS - GROUPS.ilog2());
+    let (first, second) = (range as usize % GROUPS, spread as usize);
+    // Two groups, whatever the number.
+    [first, if second == first { first ^ 1 } else { second }]
 }
 
 fn short(value: u64) -> Option<Short> {
@@ -148,7 +221,7 @@ impl Squeezed {
             mtime: pack(mtime)?,
             btime: pack(btime)?,
             since,
-            lap: lap(number)?,
+            number: split(number)?.0,
             mode: record.mode.get().try_into().ok()?,
             uid: record.uid.get().try_into().ok()?,
             gid: record.gid.get().try_into().ok()?,
@@ -194,54 +267,69 @@ impl Squeezed {
 
 /// The records.
 pub(super) struct Records {
-    groups: Box<[Mutex<Option<Box<Group>>>]>,
+    groups: Box<[Mutex<Group>]>,
 }
 
 impl Records {
     pub fn new() -> Self {
         Self {
-            groups: (0..PLACES / GROUP).map(|_| Mutex::new(None)).collect(),
+            groups: (0..GROUPS).map(|_| Mutex::new(Group::new())).collect(),
         }
-    }
-
-    fn group(&self, number: Number) -> Option<&Mutex<Option<Box<Group>>>> {
-        self.groups.get(place(number) / GROUP)
     }
 
     /// The record of the inode, if it is here.
     pub fn get(&self, number: Number) -> Option<InodeRecord> {
-        let wanted = lap(number)?;
-        let held = *self
-            .group(number)?
-            .lock()
-            .as_ref()?
-            .get(place(number) % GROUP)?;
-        (held.lap == wanted).then(|| held.record())
+        homes(number).into_iter().find_map(|home| {
+            let group = self.groups.get(home)?.lock();
+            let held = *group.records.as_ref()?.get(group.find(number)?)?;
+            Some(held.record())
+        })
     }
 
-    /// Keeps a record, instead of whatever had its place; one that cannot be squeezed is forgotten.
+    /// Keeps a record, instead of another when there is no room; one that cannot be squeezed is
+    /// forgotten.
     pub fn put(&self, number: Number, value: &[u8]) {
         let record = InodeRecord::decode(value).ok();
         let Some(held) = record.and_then(|record| Squeezed::new(number, &record)) else {
             return self.forget(number);
         };
-        if let Some(group) = self.group(number) {
-            let mut group = group.lock();
-            let group = group.get_or_insert_with(|| Box::new([Squeezed::default(); GROUP]));
-            if let Some(place) = group.get_mut(place(number) % GROUP) {
-                *place = held;
+        self.change(number, |[first, second]| {
+            for group in [&mut *first, &mut *second] {
+                if let Some(place) = group.find(number) {
+                    return group.set(place, number, held);
+                }
             }
-        }
+            if first.has_room() || !second.has_room() {
+                first.add(number, held);
+            } else {
+                second.add(number, held);
+            }
+        });
     }
 
     /// Forgets the record of the inode.
     pub fn forget(&self, number: Number) {
-        if let Some(group) = self.group(number)
-            && let Some(group) = group.lock().as_mut()
-            && let Some(place) = group.get_mut(place(number) % GROUP)
-            && Some(place.lap) == lap(number)
-        {
-            *place = Squeezed::default();
+        self.change(number, |groups| {
+            for group in groups {
+                group.forget(number);
+            }
+        });
+    }
+
+    /// Changes the groups of a number, both held: it is in one place at most, whoever brings it.
+    fn change(&self, number: Number, change: impl FnOnce([&mut Group; 2])) {
+        let [first, second] = homes(number);
+        let (Some(one), Some(other)) = (
+            self.groups.get(first.min(second)),
+            self.groups.get(first.max(second)),
+        ) else {
+            return;
+        };
+        let (mut one, mut other) = (one.lock(), other.lock());
+        if first < second {
+            change([&mut one, &mut other]);
+        } else {
+            change([&mut other, &mut one]);
         }
     }
 
@@ -361,33 +449,70 @@ mod tests {
     }
 
     #[test]
-    fn an_ordinary_file_is_kept_and_its_place_goes_to_the_next() {
+    fn an_ordinary_file_is_kept_until_it_is_forgotten() {
         let (records, number) = (Records::new(), 9);
         assert_eq!(records.get(number), None);
         assert_eq!(records.get(0), None);
         records.put(number, plain(200).as_bytes());
         assert_eq!(records.get(number), Some(plain(200)));
-        records.forget(number + 2 * PLACES as u64);
+        // Their last bytes are the same.
+        records.forget(number + 256);
         assert_eq!(records.get(number), Some(plain(200)));
-        records.put(number + 2 * PLACES as u64, plain(300).as_bytes());
+        assert_eq!(records.get(number + 256), None);
+        records.put(number, plain(300).as_bytes());
+        assert_eq!(records.get(number), Some(plain(300)));
+        records.forget(number);
         assert_eq!(records.get(number), None);
-        assert_eq!(records.get(number + 2 * PLACES as u64), Some(plain(300)));
-        assert_eq!(records.get(u64::MAX), None);
         records.put(u64::MAX, plain(1).as_bytes());
+        assert_eq!(records.get(u64::MAX), None);
     }
 
     #[test]
-    fn a_million_files_in_turn_have_a_place_each() {
-        for step in [1, 2] {
-            for first in [2, 3, 5_000_001, u64::from(u32::MAX)] {
-                let numbers = (0..PLACES as u64).map(|n| first + step * n);
-                let places: std::collections::HashSet<_> = numbers.map(place).collect();
-                // An odd number at one end may share its place with the even one at the other.
-                assert!(places.len() >= PLACES - 1, "{step} {first}");
-            }
+    fn a_record_is_in_one_place_at_most() {
+        // All numbers of the first group's ranges, and others that have their second home there.
+        let all: Vec<Number> = (0..4 * PLACES as u64)
+            .filter(|number| homes(*number).contains(&0))
+            .collect();
+        assert!(all.len() > 3 * GROUP, "{}", all.len());
+        let records = Records::new();
+        let kept = || all.iter().filter(|number| records.get(**number).is_some());
+        for number in all.iter().chain(&all) {
+            records.put(*number, plain(*number).as_bytes());
+            assert_eq!(records.get(*number), Some(plain(*number)));
         }
-        let laps = |n: u64| (place(n), lap(n));
-        assert_ne!(laps(7), laps(7 + 2 * PLACES as u64));
+        for number in kept() {
+            assert_eq!(records.get(*number), Some(plain(*number)));
+        }
+        for number in &all {
+            records.forget(*number);
+            assert_eq!(records.get(*number), None);
+        }
+        assert_eq!(kept().count(), 0);
+    }
+
+    #[test]
+    fn nearly_a_million_files_are_kept_whatever_gaps_their_numbers_have() {
+        let mut dice = 7_u64;
+        // One after the other; two apart; by several that each take two; with 10 saves between.
+        let mut gaps: [&mut dyn FnMut(u64) -> u64; 4] = [
+            &mut |n| 2 + n,
+            &mut |n| 5_000_001 + 2 * n,
+            &mut |n| 4 * (n / 2) + [0, 1, 0, 3][(n % 4) as usize],
+            &mut |n| {
+                dice = dice.wrapping_mul(6_364_136_223_846_793_005) + 1;
+                11 * n + dice % 11
+            },
+        ];
+        for gap in &mut gaps {
+            let records = Records::new();
+            let numbers: Vec<u64> = (0..1_010_000).map(gap).collect();
+            for number in &numbers {
+                records.put(*number, plain(200).as_bytes());
+            }
+            let kept = numbers.iter().filter(|n| records.get(**n).is_some());
+            let lost = numbers.len() - kept.count();
+            assert!(lost <= numbers.len() / 200, "{lost} lost");
+        }
     }
 
     #[test]
@@ -440,7 +565,7 @@ mod tests {
             };
             if let Some(held) = Squeezed::new(number, &record) {
                 prop_assert_eq!(held.record(), record);
-                prop_assert_eq!(Some(held.lap), lap(number));
+                prop_assert_eq!(Some(held.number), split(number).map(|(rest, _)| rest));
             }
         }
     }
