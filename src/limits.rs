@@ -31,3 +31,6 @@ pub const WAL_MIN: u64 = 256 << 10;
 pub const WAL_MAX: u64 = 1 << 30;
 /// Default write-ahead log in bytes, at most an eighth of the cask.
 pub const WAL_DEFAULT: u64 = 64 << 20;
+
+/// Longest that the kernel may believe a name or attributes, in seconds.
+pub const BELIEVED_SECS: u64 = 3600;

@@ -93,7 +93,6 @@ pub fn make(
     settings: &[Assignment],
 ) -> Result<(), CliError> {
     setting::check(&access.shown(path), path, settings)?;
-    setting::check_ttl(access, path, settings)?;
     access.make_directory(path, perm)?;
     setting::apply_all(access, path, settings).inspect_err(|_| {
         let _ = access.remove_directory(path);

@@ -32,7 +32,6 @@ pub fn run(args: SetArgs) -> Result<(), CliError> {
         // All are looked at before one is set, so that a bad one changes nothing.
         setting::check(&access.shown(path), path, &args.settings)?;
         setting::check_names(&access.shown(path), &args.unset)?;
-        setting::check_ttl(&*access, path, &args.settings)?;
         for name in &args.unset {
             access.remove_attribute(path, &setting::attribute(name))?;
         }

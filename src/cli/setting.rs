@@ -7,7 +7,7 @@ use super::access::Access;
 use super::exit::CliError;
 use crate::error::Error;
 use crate::limits::LABEL_MAX;
-use crate::store::settings::{Setting, TTL_OF_LOGS, table};
+use crate::store::settings::{Setting, table};
 
 /// What the names of settings begin with as extended attributes.
 const PREFIX: &str = "user.cask.";
@@ -97,28 +97,6 @@ pub fn check(shown: &str, path: &Path, settings: &[Assignment]) -> Result<(), Cl
         accepted.map_err(|error| CliError::at(shown, &error))?;
     }
     Ok(())
-}
-
-/// Says that `ttl` is set where `path`, with these settings, has no logs.
-pub fn check_ttl(
-    access: &dyn Access,
-    path: &Path,
-    settings: &[Assignment],
-) -> Result<(), CliError> {
-    let last = |wanted: &str| settings.iter().rfind(|setting| setting.name == wanted);
-    if last("ttl").is_none_or(|ttl| ttl.value == "none") {
-        return Ok(());
-    }
-    let is_log = match last("mode") {
-        Some(mode) => mode.value == "log",
-        None => access.attribute(path, &attribute("mode"))?.as_deref() == Some(b"log"),
-    };
-    if is_log {
-        Ok(())
-    } else {
-        let error = Error::NotSupported(TTL_OF_LOGS);
-        Err(CliError::at(access.shown(path), &error))
-    }
 }
 
 /// Sets them all; `mode` first, as others depend on it.

@@ -27,7 +27,7 @@ pub enum Kind {
     Xattr = 4,
     /// Number 0 only: an inode without a name that is still open; offset is its number.
     Orphan = 5,
-    /// Number 0 only: files by expiry.
+    /// Number 0 only: an inode on which a `ttl` stands; offset is its number.
     Ttl = 6,
     /// A segment of a log of this directory; offset is its inode's number.
     Segment = 7,

@@ -160,6 +160,24 @@ pub fn read_dir(
     )
 }
 
+/// Visits the names of a directory whose hash is `from` or more, in the order of their hashes and those
+/// of one hash together, until `visit` answers false.
+///
+/// # Errors
+/// Those of reading.
+pub fn names_from(
+    r: &impl Read,
+    dir: Number,
+    from: u64,
+    visit: &mut dyn FnMut(u64, &[DirentRecord]) -> bool,
+) -> Result<()> {
+    r.scan(
+        Key::new(dir, Kind::Dirent, from),
+        Key::new(dir, Kind::Dirent, u64::MAX),
+        &mut |key, value| Ok(visit(key.offset, &DirentRecord::decode_all(value)?)),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;

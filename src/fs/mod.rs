@@ -8,6 +8,7 @@ pub mod arrivals;
 pub mod data;
 mod directory;
 pub mod inode;
+pub mod lifetime;
 pub mod namespace;
 pub mod opens;
 mod path;
@@ -333,7 +334,8 @@ impl<D: Device> Fs<D> {
     pub fn open(&self, number: Number) -> Result<Inode> {
         // Counted first, so that an unlink in between leaves an orphan and not nothing.
         self.opens.add(number);
-        let found = self.inode(number);
+        // An operation that was told before that it is not open is over when this looks.
+        let found = self.cask.still(|cask| load(cask, number));
         if found.is_err() {
             self.release(number)?;
         }

@@ -52,6 +52,11 @@ impl Opens {
         }
     }
 
+    /// Whether any handle is open, for who keeps the inode anyway or has somebody look again.
+    pub fn has(&self, number: Number) -> bool {
+        self.0.lock().contains_key(&number)
+    }
+
     /// Whether any handle is open. If so, the last close will look whether the inode has a name.
     pub fn is_open(&self, number: Number) -> bool {
         match self.0.lock().get_mut(&number) {

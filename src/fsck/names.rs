@@ -11,7 +11,7 @@ use crate::format::item::{
 };
 use crate::format::key::{INDEX, Number, ROOT};
 use crate::format::{FileKind, Key, Kind};
-use crate::fs::xattr;
+use crate::fs::{lifetime, xattr};
 
 /// What is known of an inode.
 struct Seen {
@@ -40,6 +40,8 @@ pub(super) fn check<D: Device>(cask: &Cask<D>, report: &mut Report) -> Result<()
         wipes: 0,
         homes: HashSet::new(),
         listed: HashSet::new(),
+        mortal: HashSet::new(),
+        listed_mortal: HashSet::new(),
     };
     let last = Key::new(u64::MAX, Kind::Arrivals, u64::MAX);
     // Inodes first, so that names can come before what they name.
@@ -76,6 +78,9 @@ struct Names<'a, D: Device> {
     /// Directories with segments, and those that are listed as such.
     homes: HashSet<Number>,
     listed: HashSet<Number>,
+    /// Inodes on which a `ttl` stands, and those that are listed as such.
+    mortal: HashSet<Number>,
+    listed_mortal: HashSet<Number>,
 }
 
 impl<D: Device> Names<'_, D> {
@@ -89,6 +94,7 @@ impl<D: Device> Names<'_, D> {
             (Kind::Dirent, Kind::Dirent) => self.entries(key, value),
             (Kind::Dirent, Kind::Segment) => self.segment(key, value),
             (Kind::Inode, Kind::Home) => drop(self.listed.insert(key.offset)),
+            (Kind::Inode, Kind::Ttl) => drop(self.listed_mortal.insert(key.offset)),
             (Kind::Inode, Kind::Events) => self.events(value),
             (Kind::Inode, Kind::Arrivals) => self.arrivals(key, value),
             (Kind::Dirent, Kind::Xattr) => self.attributes(key, value),
@@ -211,7 +217,12 @@ impl<D: Device> Names<'_, D> {
 
     fn attributes(&mut self, key: Key, value: &[u8]) {
         match XattrRecord::decode_all(value) {
-            Ok(entries) => self.wipes += u32::from(xattr::wipes(&entries)),
+            Ok(entries) => {
+                self.wipes += u32::from(xattr::wipes(&entries));
+                if entries.iter().any(lifetime::is_mortal) {
+                    self.mortal.insert(key.number);
+                }
+            }
             Err(error) => self.error("attribute", format!("inode {}: {error}", key.number)),
         }
         if self
@@ -322,6 +333,12 @@ impl<D: Device> Names<'_, D> {
             );
             self.report
                 .add(Severity::Warning, "segment-home", None, text);
+        }
+        for number in self.mortal.difference(&self.listed_mortal) {
+            let text = format!(
+                "inode {number} is not listed among those with a `ttl`: files in its reach are removed late"
+            );
+            self.report.add(Severity::Warning, "ttl-list", None, text);
         }
         let mut wrong = Vec::new();
         for (number, inode) in &self.inodes {

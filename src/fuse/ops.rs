@@ -16,11 +16,16 @@ use crate::format::FileKind;
 use crate::format::item::MODE_PERM;
 use crate::format::key::Number;
 use crate::fs::{Attr, Caller, DirEntry, OpenFlags, RenameFlags, SetAttr, StatFs};
+use crate::limits::BELIEVED_SECS;
 use crate::store::{Entry, Opened, Store};
 
 /// How long the kernel believes what may be cached. Nobody else writes to the cask, and what changes
 /// behind the kernel's back is announced by a notice; the hour only bounds the harm of a lost one.
-const BELIEVED: Duration = Duration::from_secs(3600);
+const BELIEVED: Duration = Duration::from_secs(BELIEVED_SECS);
+
+/// How often a request that finds no room is tried again, files whose `ttl` is over being removed before
+/// each time.
+const ROOM_TRIES: u32 = 64;
 
 /// What a handler answers: the result, or the errno of the failure.
 pub(super) type Answer<T> = std::result::Result<T, Errno>;
@@ -40,10 +45,9 @@ pub(super) struct Known {
 
 impl From<Entry> for Known {
     fn from(entry: Entry) -> Self {
-        let valid = if entry.cacheable {
-            BELIEVED
-        } else {
-            Duration::ZERO
+        let valid = match entry.cacheable {
+            true => entry.left.map_or(BELIEVED, |left| left.min(BELIEVED)),
+            false => Duration::ZERO,
         };
         Self {
             attr: entry.attr,
@@ -363,7 +367,7 @@ impl<D: Device> Ops<D> {
     fn change<T>(
         &self,
         what: &'static str,
-        body: impl FnOnce(&Store<D>) -> Result<T>,
+        mut body: impl FnMut(&Store<D>) -> Result<T>,
     ) -> Answer<T> {
         self.serve(what, |store| {
             let done = body(store)?;
@@ -374,8 +378,25 @@ impl<D: Device> Ops<D> {
         })
     }
 
-    fn serve<T>(&self, what: &'static str, body: impl FnOnce(&Store<D>) -> Result<T>) -> Answer<T> {
-        match catch_unwind(AssertUnwindSafe(|| body(&self.store))) {
+    /// Serves a request. One for which there is no room is tried again when files that are over have
+    /// made some.
+    fn serve<T>(
+        &self,
+        what: &'static str,
+        mut body: impl FnMut(&Store<D>) -> Result<T>,
+    ) -> Answer<T> {
+        let mut tries = 0..ROOM_TRIES;
+        let attempt = || loop {
+            match body(&self.store) {
+                Err(error @ (Error::NoSpace | Error::NoFiles | Error::Quota)) => {
+                    if tries.next().is_none() || !self.store.make_room()? {
+                        return Err(error);
+                    }
+                }
+                done => return done,
+            }
+        };
+        match catch_unwind(AssertUnwindSafe(attempt)) {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => Err(report(what, &error)),
             Err(panic) => {

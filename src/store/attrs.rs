@@ -3,7 +3,7 @@
 //! Reading a setting answers the value in force, listing shows only what stands on the file itself:
 //! so `cp -a` and `rsync -X` do not copy inherited settings down.
 
-use super::settings::{LABEL, Mode, PREFIX, Setting, TTL_OF_LOGS, table};
+use super::settings::{LABEL, PREFIX, Setting, table};
 use super::walk::{self, Origin};
 use super::{Behind, Notice, Store, not_behind};
 use crate::cask::Class;
@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::format::key::{Number, ROOT};
 use crate::fs::Caller;
 use crate::fs::inode::{Inode, load};
+use crate::fs::lifetime;
 use crate::fs::xattr::{self, SetMode};
 use crate::limits::LABEL_MAX;
 
@@ -137,21 +138,27 @@ impl<D: Device> Store<D> {
         } else {
             Class::Release
         };
-        let ((), lsn) = self.cask.transact_then(
+        let (_, lsn) = self.cask.transact_then(
             class,
             |tx| {
                 let inode = load(tx, ino)?;
                 may_set(caller, &inode)?;
-                let expires = setting == b"ttl" && value.is_some_and(|(value, _)| value != b"none");
-                if expires && self.walk.of(tx, &inode)?.mode != Mode::Log {
-                    return Err(Error::NotSupported(TTL_OF_LOGS));
-                }
                 match value {
-                    Some((value, mode)) => xattr::set(tx, ino, name, value, mode, now),
-                    None => xattr::remove(tx, ino, name, now),
+                    Some((value, mode)) => xattr::set(tx, ino, name, value, mode, now)?,
+                    None => xattr::remove(tx, ino, name, now)?,
+                }
+                if setting == b"ttl" {
+                    let listed = value.is_some_and(|(value, _)| value != b"none");
+                    lifetime::list(tx, ino, listed)?;
+                }
+                Ok(inode)
+            },
+            |inode| {
+                self.walk.changed();
+                if setting == b"ttl" || setting == b"mode" {
+                    self.ages.changed(inode, now);
                 }
             },
-            |()| self.walk.changed(),
         )?;
         // How long the kernel may believe what it was told depends on the mode.
         self.notify(Notice::InvalidateInode(ino));

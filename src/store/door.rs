@@ -152,6 +152,7 @@ impl<D: Device> Store<D> {
         Ok(Entry {
             attr,
             cacheable: false,
+            left: None,
         })
     }
 
@@ -198,6 +199,7 @@ impl<D: Device> Store<D> {
         Ok(Entry {
             attr,
             cacheable: false,
+            left: None,
         })
     }
 

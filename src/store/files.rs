@@ -58,6 +58,7 @@ impl<D: Device> Store<D> {
         }
         if rest != SetAttr::default() {
             let (inode, lsn) = self.fs.setattr(caller, ino, &rest)?;
+            self.was_dated(&inode, &rest)?;
             self.confirm(&*self.walk.of(&*self.cask, &inode)?, lsn, false)?;
         }
         self.getattr(ino, fh)
@@ -77,6 +78,10 @@ impl<D: Device> Store<D> {
             true => self.walk.of(&*self.cask, &inode)?,
             false => Arc::default(),
         };
+        // It was still there when the kernel found it.
+        if self.is_over(&inode, &settings, self.now()) {
+            return Err(Error::Stale);
+        }
         match settings.mode {
             Mode::Log if flags.write => self.open_log(caller, ino, flags),
             Mode::Value if flags.write || !flags.truncate => self.open_value(ino, flags),
@@ -309,6 +314,7 @@ impl<D: Device> Store<D> {
         Ok(Entry {
             attr,
             cacheable: false,
+            left: None,
         })
     }
 

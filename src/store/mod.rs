@@ -8,6 +8,7 @@
 //! taken within one.
 
 mod absence;
+mod ages;
 mod arrivals;
 mod assemble;
 mod attrs;
@@ -21,6 +22,7 @@ mod expiry;
 mod fate;
 mod files;
 mod handle;
+mod lifetime;
 mod log;
 mod names;
 mod pins;
@@ -29,6 +31,7 @@ pub mod record;
 mod roll;
 pub mod rotate;
 pub mod settings;
+mod sweep;
 mod truncate;
 mod value;
 pub mod walk;
@@ -39,6 +42,7 @@ mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 
@@ -47,9 +51,10 @@ use crate::clock::{Clock, Timestamp};
 use crate::device::Device;
 use crate::error::Result;
 use crate::format::key::Number;
-use crate::fs::{Attr, Caller, Fs, Inode, StatFs, namespace};
+use crate::fs::{Attr, Caller, Fs, Inode, namespace};
 
 use absence::Absences;
+use ages::{Ages, Both};
 use arrivals::Arrivals;
 use binding::Bindings;
 use cat::Tables;
@@ -61,6 +66,7 @@ use handle::Handles;
 use pins::Pins;
 use quota::Quotas;
 use settings::{Effective, Mode};
+use sweep::Sweep;
 use value::Pending;
 use walk::Walk;
 pub use watchers::WakeSink;
@@ -73,6 +79,8 @@ pub struct Entry {
     pub attr: Attr,
     /// Whether name and attributes may be cached; never for files of a log store.
     pub cacheable: bool,
+    /// How long the file is there if nobody touches it; `None` for ever.
+    pub left: Option<Duration>,
 }
 
 /// An open file, and how the kernel shall treat it.
@@ -127,6 +135,10 @@ pub struct Store<D: Device> {
     hour: AtomicI64,
     /// When the next segment expires.
     expiry: Expiry,
+    /// Files by when their `ttl` is over.
+    ages: Arc<Ages>,
+    /// Where their removal is.
+    sweep: Sweep,
 }
 
 impl<D: Device> Store<D> {
@@ -149,7 +161,9 @@ impl<D: Device> Store<D> {
     ) -> Result<Self> {
         let walk = Arc::new(Walk::default());
         let quotas = Arc::new(Quotas::new(Arc::clone(&walk)));
-        cask.set_guard(Arc::clone(&quotas) as Arc<dyn Guard<D>>);
+        let ages = Arc::new(Ages::new(Arc::clone(&walk)));
+        let guards = Both(Arc::clone(&quotas), Arc::clone(&ages));
+        cask.set_guard(Arc::new(guards) as Arc<dyn Guard<D>>);
         Ok(Self {
             fs: Fs::new(Arc::clone(&cask), clock)?,
             cask,
@@ -169,6 +183,8 @@ impl<D: Device> Store<D> {
             warned: AtomicBool::new(false),
             hour: AtomicI64::new(i64::MIN),
             expiry: Expiry::default(),
+            ages,
+            sweep: Sweep::default(),
         })
     }
 
@@ -185,14 +201,6 @@ impl<D: Device> Store<D> {
     /// The cask below.
     pub fn cask(&self) -> &Arc<Cask<D>> {
         &self.cask
-    }
-
-    /// What `statvfs(3)` tells.
-    ///
-    /// # Errors
-    /// Those of writing.
-    pub fn statfs(&self) -> Result<StatFs> {
-        self.fs.statfs()
     }
 
     /// Commit timer, checkpoints, expiry; called by the owner's thread about ten times a second.
@@ -214,6 +222,7 @@ impl<D: Device> Store<D> {
         if self.cask.read_only().is_none() {
             self.cut_what_is_over(now);
             self.drop_what_expired(now);
+            self.sweep(now);
         }
         self.cask.tick(now)
     }
@@ -238,17 +247,19 @@ impl<D: Device> Store<D> {
 
     /// What the kernel is told of an inode.
     fn entry(&self, inode: &Inode) -> Result<Entry> {
-        let cacheable = match inode.is_file() {
-            false => true,
-            true => match self.walk.of(&*self.cask, inode)?.mode {
-                Mode::Plain => true,
-                Mode::Log => false,
-                Mode::Value => !self.fs.is_open(inode.number),
-            },
+        let settings = match inode.is_file() {
+            true => self.walk.of(&*self.cask, inode)?,
+            false => Arc::default(),
+        };
+        let cacheable = match settings.mode {
+            Mode::Plain => true,
+            Mode::Log => false,
+            Mode::Value => !self.fs.is_open(inode.number),
         };
         Ok(Entry {
             attr: self.fs.attr(inode)?,
             cacheable,
+            left: self.life_left(inode, &settings),
         })
     }
 

@@ -29,6 +29,9 @@ impl<D: Device> Store<D> {
         if inode.is_file() && self.absences.hides(self.now(), caller.tid, dir, name) {
             return Err(Error::NotFound);
         }
+        if self.hides(&inode)? {
+            return Err(Error::NotFound);
+        }
         self.entry(&inode)
     }
 
@@ -80,7 +83,7 @@ impl<D: Device> Store<D> {
             gid: caller.gid,
             rdev: 0,
         };
-        let (inode, lsn) = self.fs.make(dir, name, &new)?;
+        let (inode, lsn) = self.in_place(dir, name, || self.fs.make(dir, name, &new))?;
         self.confirm_in(dir, lsn)?;
         self.entry(&inode)
     }
@@ -97,7 +100,8 @@ impl<D: Device> Store<D> {
         target: &[u8],
     ) -> Result<Entry> {
         not_the_door(dir, name)?;
-        let (inode, lsn) = self.fs.symlink(caller, dir, name, target)?;
+        let make = || self.fs.symlink(caller, dir, name, target);
+        let (inode, lsn) = self.in_place(dir, name, make)?;
         self.confirm_in(dir, lsn)?;
         self.entry(&inode)
     }
@@ -109,7 +113,10 @@ impl<D: Device> Store<D> {
     pub fn link(&self, _caller: &Caller, ino: Number, dir: Number, name: &[u8]) -> Result<Entry> {
         not_the_door(dir, name)?;
         not_behind(ino)?;
-        let inode = self.link_unless_live(ino, dir, name)?;
+        if self.hides(&self.fs.inode(ino)?)? {
+            return Err(Error::Stale);
+        }
+        let inode = self.in_place(dir, name, || self.link_unless_live(ino, dir, name))?;
         self.entry(&inode)
     }
 
@@ -129,7 +136,7 @@ impl<D: Device> Store<D> {
     /// [`Error::NotFound`], [`Error::NotDirectory`], [`Error::NotEmpty`]; those of writing.
     pub fn rmdir(&self, _caller: &Caller, dir: Number, name: &[u8]) -> Result<()> {
         not_the_door(dir, name)?;
-        let (_, lsn) = self.fs.rmdir(dir, name)?;
+        let (_, lsn) = self.in_place(dir, name, || self.fs.rmdir(dir, name))?;
         self.confirm_in(dir, lsn)
     }
 
@@ -153,7 +160,7 @@ impl<D: Device> Store<D> {
             dir: new_dir,
             name: new_name,
         };
-        self.roll(caller, from, to, flags)
+        self.in_place(new_dir, new_name, || self.roll(caller, from, to, flags))
     }
 
     /// Visits entries after `cookie` (0 = from the start) until `visit` answers false (buffer full;
@@ -172,18 +179,22 @@ impl<D: Device> Store<D> {
         if let Some(behind) = Behind::of(ino) {
             return self.read_behind(behind, cookie, attrs, visit);
         }
+        let ends = self.walk.of_dir(&*self.cask, ino)?.ttl.is_some() || self.ages.knows(ino);
         namespace::read_dir(&*self.cask, ino, cookie, &mut |entry| {
-            if !attrs {
+            if !attrs && !ends {
                 return Ok(visit(&entry, None));
             }
-            match self
-                .fs
-                .inode(entry.ino)
-                .and_then(|inode| self.entry(&inode))
-            {
-                Ok(with) => Ok(visit(&entry, Some(&with))),
-                Err(Error::Stale) => Ok(true),
-                Err(error) => Err(error),
+            let inode = match self.fs.inode(entry.ino) {
+                Ok(inode) => inode,
+                Err(Error::Stale) => return Ok(true),
+                Err(error) => return Err(error),
+            };
+            if self.hides(&inode)? {
+                return Ok(true);
+            }
+            match attrs {
+                true => Ok(visit(&entry, Some(&self.entry(&inode)?))),
+                false => Ok(visit(&entry, None)),
             }
         })
     }
@@ -203,7 +214,7 @@ impl<D: Device> Store<D> {
             if adopts && let Some(inode) = adopt(tx, dir, name, new, now)? {
                 return Ok(inode);
             }
-            namespace::make(tx, dir, name, new, now)
+            self.make_in_place(tx, dir, name, new, now)
         })?;
         self.absences.end(caller.tid, dir, name);
         self.confirm_in(dir, lsn)?;
@@ -233,7 +244,7 @@ impl<D: Device> Store<D> {
             Class::Grow,
             |tx| {
                 let mut drops = false;
-                let mut inode = match namespace::make(tx, dir, name, &new, now) {
+                let mut inode = match self.make_in_place(tx, dir, name, &new, now) {
                     Err(Error::Exists) => match adopts {
                         true => adopt(tx, dir, name, &new, now)?.ok_or(Error::Exists)?,
                         false if flags.exclusive => return Err(Error::Exists),

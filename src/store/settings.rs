@@ -16,10 +16,6 @@ use crate::format::key::Number;
 /// What the names of the settings begin with as extended attributes.
 pub const PREFIX: &[u8] = b"user.cask.";
 
-/// Why `ttl` is refused where files are no logs.
-pub const TTL_OF_LOGS: &str =
-    "this version expires segments of logs only; ttl is set where mode=log is in force";
-
 /// The attribute of the root directory that holds the cask's label.
 pub const LABEL: &[u8] = b"user.cask.label";
 
@@ -83,7 +79,7 @@ static TABLE: &[Setting] = &[
     setting!("keep", "all", true, |v| keep(v).map(drop),
         "all, or a number from 1", "segments that stay, the live one included"),
     setting!("ttl", "none", true, |v| ttl_secs(v).map(drop),
-        "none, or e.g. 30m, 7D (Y M D h m s)", "age at which a segment of a log is removed"),
+        "none, or e.g. 30m, 7D (Y M D h m s)", "age at which a file, or a segment of a log, is removed"),
     setting!("limit", "none", true, |v| limit(v, size).map(drop),
         "none, or bytes with k, m, g, t", "bytes below the directory"),
     setting!("limit-files", "none", true, |v| limit(v, count).map(drop),

@@ -229,13 +229,12 @@ fn settings_that_make_no_sense() {
         ),
         (&["get", "a.cask", "mood"], "there is no setting `mood`"),
         (
-            &["set", "a.cask:/sessions", "sync=1", "ttl=30m"],
-            "segments of logs only",
+            &["set", "a.cask:/sessions", "sync=1", "ttl=30q"],
+            "`30q` is not a value",
         ),
-        (&["set", "a.cask", "ttl=7D"], "segments of logs only"),
         (
-            &["mkstore", "--like=session", "--ttl=30m", "a.cask:/a"],
-            "segments of logs only",
+            &["mkstore", "--like=session", "--ttl=0s", "a.cask:/a"],
+            "`0s` is not a value",
         ),
         (
             &["mkstore", "--like=audit", "a.cask:/a"],

@@ -29,6 +29,7 @@ mod rotate;
 mod rule;
 mod scale;
 mod storm;
+mod ttl;
 mod value;
 mod watch;
 mod wipe;

@@ -36,12 +36,12 @@ impl World {
         self.close(file);
     }
 
-    fn tick_at(&self, secs: i64) {
+    pub fn tick_at(&self, secs: i64) {
         self.at(secs);
         self.store.tick().unwrap();
     }
 
-    fn next_life(self) -> Self {
+    pub fn next_life(self) -> Self {
         self.store.close().unwrap();
         let device = MemoryDevice::from_bytes(self.store.cask().device().to_bytes());
         let secs = self.store.now().secs;
@@ -217,31 +217,6 @@ fn what_was_touched_or_is_written_again_is_not_old() {
     assert_eq!(w.names(logs), ["touched", "written"]);
     w.tick_at(start + 5400);
     assert_eq!(w.names(logs), ["written"], "a log of its own again");
-}
-
-#[test]
-fn it_is_refused_where_nothing_would_come_of_it() {
-    let w = World::new();
-    let set = |ino, value: &[u8]| {
-        w.store
-            .setxattr(&ROOT_USER, ino, b"user.cask.ttl", value, false, false)
-    };
-    let sessions = w.dir(b"sessions", b"value");
-    for ino in [ROOT, sessions] {
-        let error = set(ino, b"30m").unwrap_err();
-        assert!(error.to_string().contains("mode=log"), "{error}");
-        assert_eq!(error.errno(), libc::EOPNOTSUPP);
-        assert!(
-            !w.store
-                .listxattr(ino)
-                .unwrap()
-                .contains(&b"user.cask.ttl".to_vec())
-        );
-        set(ino, b"none").unwrap();
-    }
-    let logs = w.dir(b"logs", b"log");
-    set(logs, b"7D").unwrap();
-    assert_eq!(errno(set(logs, b"0s")), libc::EINVAL);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod cat;
 mod due;
 mod expiry;
+mod lifetime;
 mod log;
 mod plain;
 mod quota;
