@@ -17,6 +17,8 @@ const GROWTH_MAX: u64 = 256 << 20;
 /// Most free room that a container in use keeps, in bytes, or an eighth of its size: it will be
 /// wanted again soon.
 const KEEP_MAX: u64 = 64 << 20;
+/// Most bytes given back to the host at a time.
+const PUNCH_MAX: u64 = 8 << 20;
 
 impl<D: Device> Cask<D> {
     /// Makes a growing container have at least `blocks` more free blocks; false when it cannot.
@@ -115,8 +117,13 @@ impl<D: Device> Cask<D> {
             }
         };
         let size = self.geometry.block();
-        for run in runs {
-            if let Err(error) = self.device.punch(run.start * size, run.len * size) {
+        // The host keeps writers waiting for as long as it is at one piece.
+        let pieces = runs.iter().flat_map(|run| {
+            let starts = (0..run.len).step_by((PUNCH_MAX / size).max(1) as usize);
+            starts.map(|at| (run.start + at, (PUNCH_MAX / size).max(1).min(run.len - at)))
+        });
+        for (start, len) in pieces {
+            if let Err(error) = self.device.punch(start * size, len * size) {
                 log::warn!("free room was not given back to the host: {error}");
             }
         }

@@ -152,6 +152,14 @@ impl<D: Device> Cask<D> {
         }
     }
 
+    /// Whether what is pending takes half of what is free: who has time for a checkpoint takes it now,
+    /// so that nobody has to wait for one.
+    pub fn is_crowded(&self) -> bool {
+        let state = self.state.read();
+        !state.active.is_empty()
+            && 2 * self.pledged(&state, Cost::default()).blocks > self.alloc.free()
+    }
+
     /// Freezing adds what the frozen overlay may need to what is set aside.
     pub(super) fn freeze_pledge(&self, state: &State) -> Need {
         let root = &state.snapshot.root;

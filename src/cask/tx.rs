@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::overlay::Cost;
 use super::space::Short;
@@ -191,6 +191,12 @@ impl<D: Device> Cask<D> {
     pub fn still<T>(&self, look: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         let _ops = self.ops.lock();
         look(self)
+    }
+
+    /// Lets those go first who wait for their operation: for who does one after the other that nobody
+    /// waits for, and would be the next again each time.
+    pub fn give_way(&self) {
+        MutexGuard::unlock_fair(self.ops.lock());
     }
 
     /// Applies and logs a record. Called with operations serialised.

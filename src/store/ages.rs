@@ -303,6 +303,7 @@ impl Ages {
             }
             let done = cask.still(|cask| self.count_some(cask, dir));
             left = left.saturating_sub(AT_ONCE);
+            cask.give_way();
             if done.is_err() {
                 let mut counted = self.counted.lock();
                 counted.dirs.remove(&dir);
@@ -483,10 +484,13 @@ impl Ages {
     }
 
     /// What a count from the beginning finds.
-    pub fn found<D: Device>(&self, cask: &Cask<D>) -> BTreeMap<Number, BTreeMap<i64, Tally>> {
+    pub fn found<D: Device>(
+        &self,
+        cask: &Cask<D>,
+    ) -> Result<BTreeMap<Number, BTreeMap<i64, Tally>>> {
         let fresh = Self::new(Arc::clone(&self.walk));
-        fresh.count(cask, usize::MAX).unwrap();
-        fresh.kept()
+        fresh.count(cask, usize::MAX)?;
+        Ok(fresh.kept())
     }
 }
 

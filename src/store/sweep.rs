@@ -203,6 +203,9 @@ impl<D: Device> Store<D> {
         now: Timestamp,
         budget: &mut Budget,
     ) -> Result<()> {
+        if self.cask.is_crowded() {
+            self.cask.checkpoint()?;
+        }
         let whole = self.cask.transact(Class::Release, |tx| {
             let mut gone = Vec::new();
             for name in names.iter() {
@@ -228,6 +231,7 @@ impl<D: Device> Store<D> {
             Err(error) => return Err(error),
         };
         names.clear();
+        self.cask.give_way();
         if gone.is_empty() {
             return Ok(());
         }

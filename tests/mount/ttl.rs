@@ -234,3 +234,32 @@ fn many_that_end_at_once_stall_no_writer_and_survive_a_kill() {
     cask.unmount();
     cask.fsck();
 }
+
+#[test]
+fn a_ttl_that_is_set_later_holds_for_names_that_the_kernel_knows() {
+    let Some(mut cask) = Cask::mounted() else {
+        return;
+    };
+    let dir = cask.path("sessions");
+    let (old, new) = (dir.join("old"), dir.join("new"));
+    fs::write(&old, "old").unwrap();
+    let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+    let file = File::options().write(true).open(&old).unwrap();
+    file.set_modified(hour_ago).unwrap();
+    drop(file);
+    fs::write(&new, "new").unwrap();
+    assert_eq!(mtime(&old), hour_ago);
+    cask.set("sessions", "ttl=30m");
+    // The kernel believed the name for an hour; it is told when the file is removed.
+    let since = Instant::now();
+    until("an old session to be over", Duration::from_secs(5), || {
+        !old.exists()
+    });
+    println!(
+        "a known name is over {:.1?} after the setting",
+        since.elapsed()
+    );
+    assert!(new.exists());
+    assert_eq!(names(&dir), ["new"]);
+    cask.unmount();
+}

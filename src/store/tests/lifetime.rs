@@ -67,7 +67,7 @@ impl World {
         let ages = &self.store.ages;
         assert!(ages.count(&self.store.cask, usize::MAX).unwrap());
         let kept = ages.kept();
-        for (dir, steps) in ages.found(&self.store.cask) {
+        for (dir, steps) in ages.found(&self.store.cask).unwrap() {
             assert_eq!(kept.get(&dir), Some(&steps), "directory {dir}");
         }
     }
