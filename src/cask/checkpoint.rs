@@ -21,7 +21,7 @@ use crate::format::checksum::crc;
 use crate::format::content::ContentRecord;
 use crate::format::key::Number;
 use crate::format::page::Page;
-use crate::format::superblock::SuperblockRecord;
+use crate::format::superblock::{FLAG_FIXED, SuperblockRecord};
 use crate::format::wal::decode_crcs;
 use crate::format::{Geometry, Key, Kind};
 use crate::tree::{Edit, PageStore, Root, Value, merge};
@@ -101,6 +101,9 @@ impl<D: Device> Cask<D> {
         superblock.files = state.files.into();
         superblock.wipes = state.wipes.into();
         superblock.label = padded(&state.label);
+        superblock.files_limit = state.bounds.files.unwrap_or(0).into();
+        let others = superblock.flags.get() & !FLAG_FIXED;
+        superblock.flags = (others | if state.bounds.fixed { FLAG_FIXED } else { 0 }).into();
         Ok(Some(Frozen {
             overlay,
             snapshot: Arc::clone(&state.snapshot),

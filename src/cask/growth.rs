@@ -23,13 +23,18 @@ const PUNCH_MAX: u64 = 8 << 20;
 impl<D: Device> Cask<D> {
     /// Makes a growing container have at least `blocks` more free blocks; false when it cannot.
     pub(super) fn grow(&self, blocks: u64) -> Result<bool> {
-        if self.fixed {
+        let _growth = self.growth.lock();
+        if self.is_fixed() {
             return Ok(false);
         }
-        let _growth = self.growth.lock();
         self.barren.store(false, Ordering::Relaxed);
         let taken = self.take_back(blocks)?;
         Ok(taken >= blocks || self.extend(blocks - taken)?)
+    }
+
+    /// Whether the number of blocks is fixed. Changes only while [`Cask::growth`] is held.
+    pub(super) fn is_fixed(&self) -> bool {
+        self.state.read().bounds.fixed
     }
 
     /// Takes room for free chunks that the host was given back; answers how many blocks.
@@ -65,7 +70,13 @@ impl<D: Device> Cask<D> {
         else {
             return Ok(false);
         };
-        if new < old + blocks || !self.allocate(old * size, (new - old) * size)? {
+        Ok(new >= old + blocks && self.extend_to(old, new)?)
+    }
+
+    /// Extends the container from `old` to `new` blocks; false when the host has no room.
+    pub(super) fn extend_to(&self, old: u64, new: u64) -> Result<bool> {
+        let size = self.geometry.block();
+        if !self.allocate(old * size, (new - old) * size)? {
             return Ok(false);
         }
         // The new length is durable before any record relies on it (I9).
@@ -98,10 +109,10 @@ impl<D: Device> Cask<D> {
     /// Gives free chunks of a growing container back to the host, but for what is set aside and,
     /// while it is in use, some room for what comes next.
     pub(super) fn give_back(&self, in_use: bool) {
-        if self.fixed || self.read_only.is_some() || self.failure().is_some() {
+        let _growth = self.growth.lock();
+        if self.is_fixed() || self.read_only.is_some() || self.failure().is_some() {
             return;
         }
-        let _growth = self.growth.lock();
         let runs: Vec<Run> = {
             let _ops = self.ops.lock();
             let keep = self.set_aside(&self.state.read());

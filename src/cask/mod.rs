@@ -11,6 +11,7 @@ mod growth;
 mod overlay;
 mod records;
 mod recovery;
+mod resize;
 mod space;
 mod tx;
 mod view;
@@ -40,7 +41,7 @@ use crate::error::{Error, Result};
 use crate::format::Geometry;
 use crate::format::checksum::Keys;
 use crate::format::key::Number;
-use crate::format::superblock::{FLAG_FILLED, SuperblockRecord};
+use crate::format::superblock::{FLAG_FILLED, FLAG_FIXED, SuperblockRecord};
 use crate::tree::{Root, Tree};
 use crate::wal::{Outcome, Wal};
 
@@ -82,8 +83,27 @@ struct State {
     /// Files and directories on which wiping is set.
     wipes: u32,
     label: Vec<u8>,
+    bounds: Bounds,
     /// Of the newest durable checkpoint.
     superblock: SuperblockRecord,
+}
+
+/// How much the cask may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bounds {
+    /// Most inodes.
+    files: Option<u64>,
+    /// The container has the blocks it has, and does not grow by itself.
+    fixed: bool,
+}
+
+impl Bounds {
+    fn of(superblock: &SuperblockRecord) -> Self {
+        Self {
+            files: Some(superblock.files_limit.get()).filter(|limit| *limit > 0),
+            fixed: superblock.flags.get() & FLAG_FIXED != 0,
+        }
+    }
 }
 
 /// What a checkpoint gave up.
@@ -146,8 +166,6 @@ pub struct Cask<D: Device> {
     device: Arc<D>,
     geometry: Geometry,
     keys: Keys,
-    fixed: bool,
-    files_limit: Option<u64>,
     /// Why nothing may be changed.
     read_only: Option<&'static str>,
     checkpointing: Mutex<()>,
@@ -348,7 +366,11 @@ impl<D: Device> Cask<D> {
         let blocks = self.alloc.blocks();
         // What the host was given back it counts itself.
         let room = self.geometry.usable(blocks) - self.alloc.absent_blocks();
-        let growth = match self.fixed {
+        let Bounds {
+            files: files_limit,
+            fixed,
+        } = state.bounds;
+        let growth = match fixed {
             true => 0,
             false => {
                 let host = self
@@ -361,7 +383,6 @@ impl<D: Device> Cask<D> {
             }
         };
         let bounded = (1 << 62) / self.geometry.block();
-        let files_limit = self.files_limit;
         let free_blocks = (self.spare(&state, Class::Grow, 0) + growth).min(bounded);
         // Where no bound was asked for, an inode takes at least some tree space: this is what fits.
         let files_room = free_blocks.saturating_mul(self.geometry.block() / 256);
@@ -376,7 +397,7 @@ impl<D: Device> Cask<D> {
             generation: state.superblock.generation.get(),
             lsn: self.wal.last(),
             durable_lsn: self.wal.durable(),
-            blocks_limit: self.fixed.then_some(blocks),
+            blocks_limit: fixed.then_some(blocks),
             files_limit,
             fill: state.superblock.flags.get() & FLAG_FILLED != 0,
             wal_bytes: self.geometry.wal_len,

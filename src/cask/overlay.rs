@@ -267,7 +267,10 @@ impl Overlay {
             Change::Truncate(content, len) => self.truncate(*content, *len)?,
             Change::Drop(content) => self.truncate(*content, 0)?,
             Change::Wipes(count) => self.wiping |= *count > 0,
-            Change::Counters { .. } | Change::Grow(_) | Change::Label(_) => {}
+            Change::Counters { .. }
+            | Change::Grow(_)
+            | Change::Label(_)
+            | Change::Bounds { .. } => {}
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use super::overlay::Overlay;
 use super::records::Records;
 use super::space::Need;
 use super::wipe::in_force;
-use super::{Abandoned, Cask, Snapshot, State};
+use super::{Abandoned, Bounds, Cask, Snapshot, State};
 use crate::alloc::{Allocator, Run};
 use crate::clock::Timestamp;
 use crate::device::control::{Control, removed};
@@ -423,6 +423,7 @@ impl<D: Device> Unrecovered<D> {
             files: superblock.files.get(),
             wipes: superblock.wipes.get(),
             label: superblock.label().to_vec(),
+            bounds: Bounds::of(&superblock),
             superblock,
         };
         state.active.wiping = state.wipes > 0;
@@ -456,8 +457,6 @@ impl<D: Device> Unrecovered<D> {
             device,
             geometry,
             keys,
-            fixed: superblock.flags.get() & FLAG_FIXED != 0,
-            files_limit: Some(superblock.files_limit.get()).filter(|limit| *limit > 0),
             read_only: why,
             checkpointing: Mutex::new(()),
             growth: Mutex::new(()),
@@ -485,7 +484,11 @@ impl<D: Device> Unrecovered<D> {
         if cask.read_only.is_none() {
             // What was set aside had room when it was logged; ask for it by name.
             let (free, wanted) = (cask.alloc.free(), cask.set_aside(&cask.state.read()));
-            cask.take_back(wanted.saturating_sub(free))?;
+            let is_fixed = cask.state.read().bounds.fixed;
+            cask.take_back(match is_fixed {
+                true => u64::MAX,
+                false => wanted.saturating_sub(free),
+            })?;
             if replayed && !removed(Control::CheckpointAfterRecovery) {
                 cask.checkpoint()?;
             }
@@ -559,6 +562,12 @@ fn apply_log<D: Device>(
                     }
                     Change::Label(label) => state.label = label.to_vec(),
                     Change::Wipes(count) => state.wipes = *count,
+                    Change::Bounds { files, fixed } => {
+                        state.bounds = Bounds {
+                            files: Some(*files).filter(|files| *files > 0),
+                            fixed: *fixed,
+                        };
+                    }
                     _ => {}
                 }
                 state.active.apply(&change)?;

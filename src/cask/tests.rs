@@ -1,5 +1,6 @@
 //! The engine against a plain map: items and contents, across checkpoints and re-openings.
 
+mod resize;
 mod wipe;
 
 use std::collections::BTreeMap;
@@ -319,9 +320,22 @@ fn spaced() -> OpenOptions {
     }
 }
 
-/// What a cask holds, as one number; contents without the zeros at their end.
-fn digest(items: &BTreeMap<Key, Vec<u8>>, contents: &BTreeMap<u64, Vec<u8>>) -> u64 {
+/// Most inodes, and blocks.
+type Bounds = (Option<u64>, Option<u64>);
+
+fn bounds<D: Device>(cask: &Cask<D>) -> Bounds {
+    let stats = cask.stats();
+    (stats.files_limit, stats.blocks_limit)
+}
+
+/// What a cask holds and may hold, as one number; contents without the zeros at their end.
+fn digest(
+    items: &BTreeMap<Key, Vec<u8>>,
+    contents: &BTreeMap<u64, Vec<u8>>,
+    bounds: Bounds,
+) -> u64 {
     let mut hasher = blake3::Hasher::new();
+    hasher.update(format!("{bounds:?}").as_bytes());
     for (key, value) in items {
         hasher
             .update(&key.encode())
@@ -355,7 +369,7 @@ fn digest_of<D: Device>(cask: &Cask<D>, numbers: u64) -> Result<u64> {
         cask.read_content(number, 0, &mut bytes)?;
         contents.insert(number, bytes);
     }
-    Ok(digest(&items, &contents))
+    Ok(digest(&items, &contents, bounds(cask)))
 }
 
 /// Runs a workload, then crashes it everywhere, `tries` times at each point; answers how many states
@@ -374,9 +388,17 @@ fn crash(
     let mut cask = Cask::open(device.clone(), spaced()).unwrap();
     let mut model = Model::default();
     let mut numbers = Vec::new();
-    let mut states = vec![digest(&model.items, &model.contents)];
+    let state = |model: &Model, cask: &Cask<_>| digest(&model.items, &model.contents, bounds(cask));
+    let mut states = vec![state(&model, &cask)];
     for at in 1..=steps {
         device.mark(2 * at);
+        if rng.below(12) == 0 {
+            resize::some(&cask, &mut rng)
+                .map_err(|error| format!("seed {seed}, step {at}: {error}"))?;
+            states.push(state(&model, &cask));
+            device.mark(2 * at + 1);
+            continue;
+        }
         let done = step(&cask, &mut model, &mut rng, &mut numbers);
         if matches!(done, Err(Error::NoSpace)) && !numbers.is_empty() {
             let number = numbers.remove(rng.below(numbers.len() as u64) as usize);
@@ -391,7 +413,7 @@ fn crash(
         {
             return Err(format!("seed {seed}, step {at}: {error}"));
         }
-        states.push(digest(&model.items, &model.contents));
+        states.push(state(&model, &cask));
         let lsn = cask.lsn();
         match rng.below(10) {
             0..=2 => {

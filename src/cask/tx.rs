@@ -44,6 +44,7 @@ pub struct Tx<'c, D: Device> {
     cost: Cost,
     next_number: Number,
     files: u64,
+    files_limit: Option<u64>,
     wipes: u32,
     label: Option<Vec<u8>>,
     staged: Vec<Arc<Blocks>>,
@@ -355,6 +356,7 @@ impl<'c, D: Device> Tx<'c, D> {
             cost: Cost::default(),
             next_number: state.next_number,
             files: state.files,
+            files_limit: state.bounds.files,
             wipes: state.wipes,
             label: None,
             staged: Vec::new(),
@@ -511,11 +513,7 @@ impl<'c, D: Device> Tx<'c, D> {
     /// # Errors
     /// [`Error::NoFiles`] at the limit.
     pub fn add_file(&mut self) -> Result<()> {
-        if self
-            .cask
-            .files_limit
-            .is_some_and(|limit| self.files >= limit)
-        {
+        if self.files_limit.is_some_and(|limit| self.files >= limit) {
             return Err(Error::NoFiles);
         }
         self.files += 1;

@@ -48,6 +48,8 @@ pub struct Facts {
     pub version: u32,
     /// Bytes in a block.
     pub block_size: u32,
+    /// Blocks of the container at the newest durable checkpoint.
+    pub blocks: u64,
     /// Blocks, if their number is fixed.
     pub blocks_limit: Option<u64>,
     /// Whether all blocks were written at mkfs.
@@ -74,6 +76,7 @@ impl Facts {
             uuid: superblock.uuid,
             version: superblock.version.get(),
             block_size: superblock.block_size.get(),
+            blocks: superblock.blocks.get(),
             blocks_limit: (flags & FLAG_FIXED != 0).then_some(superblock.blocks.get()),
             fill: flags & FLAG_FILLED != 0,
             files_limit: (files != 0).then_some(files),

@@ -215,6 +215,7 @@ mod tests {
             uuid: [0; 16],
             version: 1,
             block_size: 16_384,
+            blocks: 100,
             blocks_limit: None,
             fill: false,
             files_limit: Some(4096),

@@ -28,6 +28,7 @@ mod ls;
 mod mkfs;
 mod mkstore;
 mod mount;
+mod resize;
 mod rm;
 mod rotate;
 mod set;
@@ -74,6 +75,7 @@ enum Verb {
     Set(set::SetArgs),
     Get(get::GetArgs),
     Mkstore(mkstore::MkstoreArgs),
+    Resize(resize::ResizeArgs),
     Rotate(rotate::RotateArgs),
     Insert(insert::InsertArgs),
     Fields(fields::FieldsArgs),
@@ -121,6 +123,7 @@ fn execute(verb: Verb) -> Result<Outcome, CliError> {
         Verb::Set(args) => set::run(args),
         Verb::Get(args) => get::run(args),
         Verb::Mkstore(args) => mkstore::run(args),
+        Verb::Resize(args) => resize::run(args),
         Verb::Rotate(args) => rotate::run(args),
         Verb::Insert(args) => insert::run(args),
         Verb::Fields(args) => fields::run(args),

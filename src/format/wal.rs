@@ -102,6 +102,13 @@ pub enum Change<'a> {
     Label(&'a [u8]),
     /// Wiping is set on so many files and directories.
     Wipes(u32),
+    /// Most inodes, 0 for no bound; whether the number of blocks is fixed.
+    Bounds {
+        /// Most inodes; 0 for no bound.
+        files: u64,
+        /// The container does not grow by itself.
+        fixed: bool,
+    },
 }
 
 impl Change<'_> {
@@ -149,6 +156,7 @@ impl Change<'_> {
                 bytes(out, label);
             }
             Self::Wipes(count) => words(out, 10, &[u64::from(*count)]),
+            Self::Bounds { files, fixed } => words(out, 11, &[*files, u64::from(*fixed)]),
         }
     }
 }
@@ -203,6 +211,14 @@ impl<'a> Changes<'a> {
             8 => Change::Grow(self.word()?),
             9 => Change::Label(self.bytes()?),
             10 => Change::Wipes(u32::try_from(self.word()?).ok()?),
+            11 => Change::Bounds {
+                files: self.word()?,
+                fixed: match self.word()? {
+                    0 => false,
+                    1 => true,
+                    _ => return None,
+                },
+            },
             _ => return None,
         })
     }

@@ -3,7 +3,7 @@
 //! Reading a setting answers the value in force, listing shows only what stands on the file itself:
 //! so `cp -a` and `rsync -X` do not copy inherited settings down.
 
-use super::settings::{LABEL, PREFIX, Setting, table};
+use super::settings::{BLOCKS, FILES, LABEL, PREFIX, Setting, table};
 use super::walk::{self, Origin};
 use super::{Behind, Notice, Store, not_behind};
 use crate::cask::Class;
@@ -45,10 +45,10 @@ impl<D: Device> Store<D> {
             })?;
             return self.confirm_of(ino, lsn);
         };
-        let result = if name == LABEL {
-            self.set_label(caller, ino, value)
-        } else {
-            self.change_setting(caller, ino, name, setting, Some((value, mode)))
+        let result = match name {
+            LABEL => self.set_label(caller, ino, value),
+            FILES | BLOCKS => self.set_bound(caller, ino, name, value),
+            _ => self.change_setting(caller, ino, name, setting, Some((value, mode))),
         };
         result.inspect_err(|error| ::log::warn!("inode {ino}: {error}"))
     }
@@ -65,8 +65,16 @@ impl<D: Device> Store<D> {
         let Some(setting) = name.strip_prefix(PREFIX) else {
             return xattr::get(&*self.cask, &inode, name);
         };
-        if name == LABEL && ino == ROOT {
-            return Ok(self.cask.stats().label);
+        if ino == ROOT {
+            let bound = |bound: Option<u64>| {
+                bound.map_or_else(|| b"none".to_vec(), |bound| bound.to_string().into())
+            };
+            match name {
+                LABEL => return Ok(self.cask.stats().label),
+                FILES => return Ok(bound(self.cask.stats().files_limit)),
+                BLOCKS => return Ok(bound(self.cask.stats().blocks_limit)),
+                _ => {}
+            }
         }
         let setting = Setting::named(setting).map_err(|_| Error::NoAttribute)?;
         walk::find(&*self.cask, &inode, setting).map(|(value, _)| value)
@@ -92,6 +100,9 @@ impl<D: Device> Store<D> {
         not_behind(ino)?;
         match name.strip_prefix(PREFIX) {
             Some(_) if name == LABEL => self.set_label(caller, ino, b""),
+            Some(_) if name == FILES || name == BLOCKS => {
+                self.set_bound(caller, ino, name, b"none")
+            }
             Some(setting) => self.change_setting(caller, ino, name, setting, None),
             None => {
                 let now = self.now();
@@ -163,6 +174,28 @@ impl<D: Device> Store<D> {
         // How long the kernel may believe what it was told depends on the mode.
         self.notify(Notice::InvalidateInode(ino));
         self.confirm_of(ino, lsn)
+    }
+
+    /// Bounds the cask anew; durable when it returns.
+    fn set_bound(&self, caller: &Caller, ino: Number, name: &[u8], value: &[u8]) -> Result<()> {
+        if ino != ROOT {
+            return Err(Error::invalid("only the cask as a whole is resized"));
+        }
+        may_set(caller, &self.fs.inode(ROOT)?)?;
+        let bound = match value {
+            b"none" => None,
+            _ => Some(
+                std::str::from_utf8(value)
+                    .ok()
+                    .and_then(|text| text.parse().ok())
+                    .filter(|bound| *bound > 0)
+                    .ok_or_else(|| Error::invalid("a bound is a number from 1, or none"))?,
+            ),
+        };
+        match name {
+            FILES => self.cask.resize_files(bound),
+            _ => self.cask.resize_blocks(bound),
+        }
     }
 
     fn set_label(&self, caller: &Caller, ino: Number, label: &[u8]) -> Result<()> {

@@ -18,6 +18,10 @@ pub const PREFIX: &[u8] = b"user.cask.";
 
 /// The attribute of the root directory that holds the cask's label.
 pub const LABEL: &[u8] = b"user.cask.label";
+/// The attribute of the root directory that holds the most inodes, or `none`.
+pub const FILES: &[u8] = b"user.cask.files";
+/// The attribute of the root directory that holds the number of blocks, or `none`.
+pub const BLOCKS: &[u8] = b"user.cask.blocks";
 
 /// One setting.
 pub struct Setting {

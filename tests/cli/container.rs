@@ -311,6 +311,46 @@ fn reading_changes_not_a_byte() {
 }
 
 #[test]
+fn a_closed_cask_is_resized() {
+    let scratch = Scratch::new();
+    scratch
+        .run(["mkfs", "a.cask", "--files=20", "--blocks=2000"])
+        .ok();
+    let told = |args: &[&str]| scratch.run(args).ok();
+    assert_eq!(
+        told(&["resize", "a.cask"]),
+        "a.cask:/: 20 files (1 for the root), 2000 blocks\n"
+    );
+    assert_eq!(
+        told(&["resize", "a.cask", "--files=30", "--blocks=2500"]),
+        "a.cask:/: 30 files (1 for the root), 2500 blocks\n"
+    );
+    let command = told(&["info", "--mkfs-command", "a.cask"]);
+    assert!(
+        command.contains("--files=30 --block-size=4096 --blocks=2500"),
+        "{command}"
+    );
+    assert_eq!(
+        told(&["resize", "a.cask", "--files=none", "--blocks=none"]),
+        "a.cask:/: files without bound, grows as needed\n"
+    );
+    let before = scratch.read("a.cask");
+    for (option, why) in [
+        ("--files=2", "holds 3 files"),
+        ("--blocks=2499", "has 2500 blocks"),
+    ] {
+        let said = scratch.run(["resize", "a.cask", option]).fails(1);
+        assert!(said.contains(why), "{said}");
+    }
+    scratch
+        .run(["resize", "a.cask:/logs", "--files=9"])
+        .fails(1);
+    scratch.run(["resize", "a.cask", "--files=0"]).fails(2);
+    assert!(scratch.read("a.cask") == before);
+    scratch.run(["fsck", "-n", "a.cask"]).ok();
+}
+
+#[test]
 fn settings_come_from_the_nearest_level() {
     let scratch = Scratch::with_cask();
     scratch

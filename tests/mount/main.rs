@@ -25,6 +25,7 @@ mod latency;
 mod many;
 mod posix;
 mod programs;
+mod resize;
 mod rotate;
 mod rule;
 mod scale;
