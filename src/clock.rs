@@ -3,7 +3,7 @@
 //! The engine never asks the operating system for the time: it is given a [`Clock`], so that tests
 //! decide what "now" is and a crash run can be repeated to the nanosecond.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A point in time: seconds since 1970-01-01 00:00:00 UTC (negative before) and nanoseconds
 /// 0..=999,999,999 after that second.
@@ -44,6 +44,21 @@ impl From<SystemTime> for Timestamp {
                 }
             }
         }
+    }
+}
+
+impl From<Timestamp> for SystemTime {
+    /// The same time; 1970 where the system's type cannot hold it.
+    fn from(time: Timestamp) -> Self {
+        let secs = Duration::from_secs(time.secs.unsigned_abs());
+        let nanos = Duration::from_nanos(time.nanos.into());
+        let start = match time.secs {
+            0.. => UNIX_EPOCH.checked_add(secs),
+            _ => UNIX_EPOCH.checked_sub(secs),
+        };
+        start
+            .and_then(|start| start.checked_add(nanos))
+            .unwrap_or(UNIX_EPOCH)
     }
 }
 

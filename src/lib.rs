@@ -6,7 +6,9 @@
 //! A module names only modules that stand left of it (plus [`error`], [`limits`] and [`clock`]);
 //! a test reads the `use crate::` lines and fails on an upward edge.
 //!
-//! `format < device < alloc < wal < tree < cask < fs < store < {fsck, fuse} < cli`
+//! `format < device < alloc < wal < tree < cask < fs < store < {fsck, fuse} < sessions < cli`
+//!
+//! Programs that keep sessions without a mount use [`sessions`].
 
 pub mod clock;
 pub mod error;
@@ -31,6 +33,8 @@ pub mod store;
 pub mod fsck;
 
 pub mod fuse;
+
+pub mod sessions;
 
 pub mod cli;
 

@@ -25,6 +25,7 @@ const LAYERS: &[&[&str]] = &[
     &["fs"],
     &["store"],
     &["fsck", "fuse"],
+    &["sessions"],
     &["cli"],
 ];
 /// Modules that every layer may name.

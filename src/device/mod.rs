@@ -48,6 +48,14 @@ pub trait Device: Send + Sync {
     fn growth_available(&self) -> io::Result<Option<u64>>;
 }
 
+/// Closes a file and tells what only its closing told: dropping one does not.
+///
+/// # Errors
+/// Those of `close(2)`; the descriptor is gone all the same.
+pub fn close(file: std::fs::File) -> io::Result<()> {
+    sys::close(file)
+}
+
 /// Overwrites a range with zeros.
 ///
 /// # Errors

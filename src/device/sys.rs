@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, IntoRawFd};
 
 /// Whether a lock lets others share the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,15 @@ pub(super) fn flock(file: &File, sharing: Sharing) -> io::Result<()> {
         // SAFETY: takes no pointer; the descriptor is open while `file` is borrowed.
         unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) }
     })
+}
+
+/// `close(2)`, which tells what a filesystem could not write after all.
+pub(super) fn close(file: File) -> io::Result<()> {
+    // SAFETY: takes no pointer; the descriptor is open, and nobody uses it after this.
+    match unsafe { libc::close(file.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Takes an open-file-description lock on the whole file without waiting; `WouldBlock` when

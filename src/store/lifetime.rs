@@ -127,6 +127,39 @@ impl<D: Device> Store<D> {
         }
     }
 
+    /// Removes a file that nobody has open and whose content is of this time or before; answers whether it
+    /// did.
+    ///
+    /// # Errors
+    /// Those of reading and writing.
+    pub fn remove_older(&self, dir: Number, name: &[u8], than: Timestamp) -> Result<bool> {
+        let now = self.now();
+        let (removed, lsn) = self.fs.abandoning(
+            Class::Release,
+            |tx, keep| {
+                let old = match namespace::lookup(tx, dir, name) {
+                    Ok(inode) => {
+                        inode.is_file()
+                            && inode.mtime <= than
+                            && !self.fs.opens().has(inode.number)
+                            && self.bindings.find(dir, name).is_none()
+                    }
+                    Err(Error::NotFound) => false,
+                    Err(error) => return Err(error),
+                };
+                if old {
+                    namespace::unlink(tx, dir, name, keep, now)?;
+                }
+                Ok(old)
+            },
+            |_| (),
+        )?;
+        if removed {
+            self.confirm_in(dir, lsn)?;
+        }
+        Ok(removed)
+    }
+
     /// Removes the file under a name if it is over; answers whether it did.
     fn clear(&self, dir: Number, name: &[u8]) -> Result<bool> {
         let now = self.now();
