@@ -34,6 +34,15 @@ pub struct CpArgs {
     /// Export the file of this inode number, to FILE or under its own name; may be given several times
     #[arg(short = 'x', long = "export", value_name = "NUMBER[=FILE]", value_parser = parse_export, conflicts_with = "recursive")]
     exports: Vec<Export>,
+    /// Export all files of a cask, with their directories, to the directory named last or the current one
+    #[arg(short = 'A', long, conflicts_with_all = ["exports", "recursive"])]
+    all: bool,
+    /// Copy into the cask: what is done without it, too
+    #[arg(short = 'i', long = "import", conflicts_with_all = ["exports", "all"])]
+    _import: bool,
+    /// Print the inode number in the cask of each file that was copied, and its path there
+    #[arg(long)]
+    show_id: bool,
     /// What to copy, and last where to; with -x the container alone
     #[arg(value_name = "FILE", required = true)]
     paths: Vec<OsString>,
@@ -64,6 +73,9 @@ pub fn run(args: CpArgs) -> Result<(), CliError> {
     if !args.exports.is_empty() {
         return export(&args);
     }
+    if args.all {
+        return export_all(&args);
+    }
     let Some((last, sources)) = args.paths.split_last().filter(|(_, s)| !s.is_empty()) else {
         return Err(CliError::usage(
             "cp takes what to copy and where to; try `caskfs cp --help`",
@@ -73,9 +85,10 @@ pub fn run(args: CpArgs) -> Result<(), CliError> {
         // Where to comes first: what is written to must be opened for writing.
         let to = End::open(casks, last, Need::Write)?;
         let mut all = Ok(());
+        let mut ids = Ids::new(args.show_id);
         for source in sources {
             let copied = End::open(casks, source, Need::Read)
-                .and_then(|from| copy(&from, &to, &args, sources.len() > 1));
+                .and_then(|from| copy(&from, &to, &args, sources.len() > 1, &mut ids));
             if let Err(error) = copied {
                 if error.outcome() != Outcome::Failed {
                     return Err(error);
@@ -84,8 +97,30 @@ pub fn run(args: CpArgs) -> Result<(), CliError> {
                 all = Err(CliError::said());
             }
         }
-        all
+        ids.finish().and(all)
     })
+}
+
+/// What was copied, told by inode number where that is asked for.
+struct Ids(Option<Out>);
+
+impl Ids {
+    fn new(wanted: bool) -> Self {
+        Self(wanted.then(Out::new))
+    }
+
+    fn tell(&mut self, number: u64, path: &Path) -> Result<(), CliError> {
+        let Some(out) = &mut self.0 else {
+            return Ok(());
+        };
+        out.bytes(format!("{number} ").as_bytes())?;
+        out.name(path.strip_prefix("/").unwrap_or(path))?;
+        out.line("")
+    }
+
+    fn finish(mut self) -> Result<(), CliError> {
+        self.0.as_mut().map_or(Ok(()), Out::finish)
+    }
 }
 
 /// One end of a copy.
@@ -138,7 +173,7 @@ fn host() -> Rc<dyn Access> {
     Rc::new(Live::new("/".into(), "/".into()))
 }
 
-fn copy(from: &End, to: &End, args: &CpArgs, several: bool) -> Result<(), CliError> {
+fn copy(from: &End, to: &End, args: &CpArgs, several: bool, ids: &mut Ids) -> Result<(), CliError> {
     match (from, to) {
         (End::File(from), End::Standard) if !from.host => to_stdout(&*from.access, &from.path),
         (End::Standard, End::File(to)) if !to.host => {
@@ -147,11 +182,13 @@ fn copy(from: &End, to: &End, args: &CpArgs, several: bool) -> Result<(), CliErr
             }
             replace(&*to.access, &to.path, 0o666 & !umask(), &mut |sink| {
                 pump(&mut io::stdin().lock(), "standard input", sink)
-            })
+            })?;
+            let number = to.access.stat(&to.path, Links::Keep)?.ino;
+            ids.tell(number, &to.path)
         }
         (End::File(from), End::File(to)) if !(from.host && to.host) => {
             let path = destination(from, to, several)?;
-            copy_all(from, to, &path, args.recursive)
+            copy_all(from, to, &path, args.recursive, ids)
         }
         _ => Err(CliError::usage(
             "neither what to copy nor where to lies in a cask; use cp(1)",
@@ -186,7 +223,13 @@ fn is_directory(place: &Place) -> Result<bool, CliError> {
 }
 
 /// Copies one source; a directory with all that is in it.
-fn copy_all(from: &Place, to: &Place, path: &Path, recursive: bool) -> Result<(), CliError> {
+fn copy_all(
+    from: &Place,
+    to: &Place,
+    path: &Path,
+    recursive: bool,
+    ids: &mut Ids,
+) -> Result<(), CliError> {
     let links = if recursive {
         Links::Keep
     } else {
@@ -195,7 +238,7 @@ fn copy_all(from: &Place, to: &Place, path: &Path, recursive: bool) -> Result<()
     let attr = from.access.stat(&from.path, links)?;
     let (from_name, to_name) = (from.access.shown(&from.path), to.access.shown(path));
     if attr.kind != FileKind::Directory {
-        return copy_one(&*from.access, &from.path, &attr, to, path);
+        return copy_one(from, &from.path, &attr, to, path, ids);
     }
     if !recursive {
         return Err(CliError::failed(format!(
@@ -213,7 +256,7 @@ fn copy_all(from: &Place, to: &Place, path: &Path, recursive: bool) -> Result<()
         let target = path.join(below.strip_prefix(&from.path).unwrap_or(below));
         let copied = match attr.kind {
             FileKind::Directory => return make_directory(&*to.access, &target, attr.perm),
-            _ => copy_one(&*from.access, below, attr, to, &target),
+            _ => copy_one(from, below, attr, to, &target, ids),
         };
         if let Err(error) = copied {
             error.report();
@@ -238,23 +281,33 @@ fn make_directory(access: &dyn Access, path: &Path, perm: u32) -> Result<(), Cli
 }
 
 fn copy_one(
-    from: &dyn Access,
+    from: &Place,
     path: &Path,
     attr: &Attr,
     to: &Place,
     target: &Path,
+    ids: &mut Ids,
 ) -> Result<(), CliError> {
-    let source: Source<'_> = &mut |sink| from.read(path, sink);
+    let source: Source<'_> = &mut |sink| from.access.read(path, sink);
     let perm = attr.perm & 0o777 & !umask();
     match attr.kind {
-        FileKind::Regular if to.host => write_host(target, perm, source),
-        FileKind::Regular => replace(&*to.access, target, perm, source),
-        FileKind::Symlink => to.access.make_link(target, &from.read_link(path)?),
-        other => Err(CliError::failed(format!(
-            "{}: is a {}; not copied",
-            from.shown(path),
-            kind_word(other)
-        ))),
+        FileKind::Regular if to.host => write_host(target, perm, source)?,
+        FileKind::Regular => replace(&*to.access, target, perm, source)?,
+        FileKind::Symlink => to.access.make_link(target, &from.access.read_link(path)?)?,
+        other => {
+            return Err(CliError::failed(format!(
+                "{}: is a {}; not copied",
+                from.access.shown(path),
+                kind_word(other)
+            )));
+        }
+    }
+    if to.host {
+        ids.tell(attr.ino, path)
+    } else if ids.0.is_some() {
+        ids.tell(to.access.stat(target, Links::Keep)?.ino, target)
+    } else {
+        Ok(())
     }
 }
 
@@ -297,6 +350,7 @@ fn export(args: &CpArgs) -> Result<(), CliError> {
     let target = Target::parse(container);
     Casks::with(|casks| {
         let access = casks.open(&target, Need::Read)?;
+        let mut ids = Ids::new(args.show_id);
         for wanted in &args.exports {
             let path = find(&*access, wanted.number)?;
             let own_name = path.file_name().unwrap_or_default();
@@ -307,9 +361,40 @@ fn export(args: &CpArgs) -> Result<(), CliError> {
                 write_host(Path::new(file), 0o666, &mut |sink| {
                     read_file(&*access, &path, sink)
                 })?;
+                ids.tell(wanted.number, &path)?;
             }
         }
-        Ok(())
+        ids.finish()
+    })
+}
+
+/// Exports all that is in a cask.
+fn export_all(args: &CpArgs) -> Result<(), CliError> {
+    let (cask, to) = match args.paths.as_slice() {
+        [cask] => (cask, OsStr::new(".")),
+        [cask, to] => (cask, to.as_os_str()),
+        _ => {
+            return Err(CliError::usage(
+                "with -A cp takes a container and a directory; try `caskfs cp --help`",
+            ));
+        }
+    };
+    let target = Target::parse(cask);
+    Casks::with(|casks| {
+        let from = Place {
+            access: casks.open(&target, Need::Read)?,
+            path: target.path().to_path_buf(),
+            host: false,
+            directory: true,
+        };
+        let to = match End::open(casks, to, Need::Write)? {
+            End::File(to) if to.host => to,
+            _ => return Err(CliError::usage("-A exports to a directory of the host")),
+        };
+        let mut ids = Ids::new(args.show_id);
+        let path = to.path.clone();
+        let copied = copy_all(&from, &to, &path, true, &mut ids);
+        ids.finish().and(copied)
     })
 }
 

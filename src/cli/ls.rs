@@ -26,6 +26,9 @@ pub struct LsArgs {
     /// Print mode, links, owner and group too
     #[arg(short, long, conflicts_with = "json")]
     long: bool,
+    /// Print the blocks that each file takes too, of 512 bytes as in stat(1)
+    #[arg(short, long, conflicts_with_all = ["numbers", "json"])]
+    blocks: bool,
     /// Show times in GMT instead of local time
     #[arg(short, long)]
     gmt: bool,
@@ -112,8 +115,12 @@ impl Listing<'_> {
             ),
             false => String::new(),
         };
+        let blocks = match self.args.blocks {
+            true => format!("{:>10} ", "Blocks"),
+            false => String::new(),
+        };
         self.out.line(format!(
-            "{:>9} {:>14}  {time:<19}  {long}Name",
+            "{:>9} {:>14} {blocks} {time:<19}  {long}Name",
             "Inode #", "Size"
         ))
     }
@@ -141,7 +148,11 @@ impl Listing<'_> {
             ),
             false => String::new(),
         };
-        let start = format!("{:>9} {size:>14}  {time:<19}  {long}", attr.ino);
+        let blocks = match self.args.blocks {
+            true => format!("{:>10} ", attr.blocks),
+            false => String::new(),
+        };
+        let start = format!("{:>9} {size:>14} {blocks} {time:<19}  {long}", attr.ino);
         self.out.bytes(start.as_bytes())?;
         self.out.name(&shown_name(path, attr.kind))?;
         if attr.kind == FileKind::Symlink {

@@ -233,6 +233,47 @@ fn files_are_exported_by_number() {
 }
 
 #[test]
+fn all_is_exported_and_numbers_are_shown() {
+    let scratch = Scratch::with_cask();
+    scratch.write("one", b"1");
+    scratch.write("two", b"22");
+    let told = scratch
+        .run(["cp", "--show-id", "-i", "one", "two", "a.cask:/sessions"])
+        .ok();
+    let shown: Vec<(u64, &str)> = told
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(number, path)| (number.parse().unwrap(), path))
+        .collect();
+    assert_eq!(
+        shown.iter().map(|(_, path)| *path).collect::<Vec<_>>(),
+        ["sessions/one", "sessions/two"]
+    );
+    for (number, path) in &shown {
+        let json = scratch
+            .run(["stat", "--json", &format!("a.cask:/{path}")])
+            .ok();
+        let attr: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(attr["inode"], *number);
+    }
+    fs::create_dir(scratch.path("out")).unwrap();
+    let all = scratch.run(["cp", "-A", "--show-id", "a.cask", "out"]).ok();
+    assert_eq!(all, told);
+    assert_eq!(scratch.read("out/sessions/one"), b"1");
+    assert_eq!(scratch.read("out/sessions/two"), b"22");
+    assert!(scratch.path("out/logs").is_dir());
+    scratch.run(["cp", "-A", "a.cask", "a.cask:/x"]).fails(2);
+    let blocks = scratch.run(["ls", "-b", "a.cask:/sessions"]).ok();
+    assert!(blocks.contains("Blocks"), "{blocks}");
+    assert!(
+        blocks
+            .lines()
+            .any(|line| line.split_whitespace().nth(2) == Some("8")),
+        "{blocks}"
+    );
+}
+
+#[test]
 fn the_listing_is_that_of_the_original() {
     let scratch = Scratch::new();
     let [wal, blocks] = SMALL;

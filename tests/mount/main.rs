@@ -30,6 +30,7 @@ mod rotate;
 mod rule;
 mod scale;
 mod storm;
+mod tools;
 mod ttl;
 mod value;
 mod watch;
