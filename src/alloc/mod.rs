@@ -22,7 +22,7 @@ use crate::format::geometry::{ALLOC_ROOT_ENTRY, ALLOC_ROOT_HEADER, Geometry};
 
 const ALLOC_ROOT_MAGIC: u32 = u32::from_le_bytes(*b"CKAR");
 /// The first two blocks of a group are its bitmap slots.
-const SLOT_BLOCKS: u64 = 2;
+pub const SLOT_BLOCKS: u64 = 2;
 
 /// Neighbouring blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,6 +88,14 @@ struct Inner {
 pub struct Allocator {
     geometry: Geometry,
     inner: Mutex<Inner>,
+}
+
+/// The slots that the entries of an allocation root name, group by group.
+pub fn slots_of(root: &[u8]) -> impl Iterator<Item = u64> {
+    let entries = root.get(ALLOC_ROOT_HEADER..).unwrap_or_default();
+    entries
+        .chunks_exact(ALLOC_ROOT_ENTRY)
+        .map(|entry| u64::from(entry.get(8).copied().unwrap_or_default() & 1))
 }
 
 /// The bitmaps and the root of the next checkpoint, ready to be written.

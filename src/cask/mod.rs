@@ -8,6 +8,7 @@ mod audit;
 mod checkpoint;
 mod departures;
 mod growth;
+mod image;
 mod overlay;
 mod records;
 mod recovery;
@@ -30,6 +31,7 @@ pub use audit::{GroupBits, Pinned};
 
 pub use crate::tree::Value;
 pub use crate::wal::Lsn;
+pub use image::{Image, ImageRead};
 pub use recovery::{FormatOptions, OpenOptions, Unrecovered};
 pub use tx::{Class, Guard, Staged, Tx};
 pub use view::Read;
@@ -184,6 +186,8 @@ pub struct Cask<D: Device> {
     wal: Wal<D>,
     /// What checkpoints gave up; oldest first.
     lingering: Mutex<VecDeque<Lingering>>,
+    /// Images that hold a checkpoint.
+    images: Mutex<Vec<Weak<image::Pin>>>,
     /// Held by who makes it free.
     releasing: Mutex<()>,
     abandoned: Arc<Mutex<Abandoned>>,

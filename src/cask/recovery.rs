@@ -470,6 +470,7 @@ impl<D: Device> Unrecovered<D> {
             records: Records::new(),
             wal,
             lingering: Mutex::new(VecDeque::new()),
+            images: Mutex::new(Vec::new()),
             releasing: Mutex::new(()),
             abandoned: Arc::new(Mutex::new(Abandoned {
                 wiped,

@@ -251,6 +251,9 @@ impl<D: Device> Cask<D> {
         if self.release_lingering(u64::MAX) || self.grow(blocks)? {
             return Ok(());
         }
+        if self.give_up_images() {
+            return Ok(());
+        }
         let waits = class != Class::Grow && !self.lingering.lock().is_empty();
         if waits && self.departures.wait(departed, READERS_WAIT) {
             return Ok(());

@@ -1,5 +1,6 @@
 //! The engine against a plain map: items and contents, across checkpoints and re-openings.
 
+mod image;
 mod resize;
 mod wipe;
 

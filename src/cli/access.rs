@@ -97,6 +97,9 @@ pub type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), CliError>;
 /// Gives what is written, piece by piece, to the sink it is handed.
 pub type Source<'a> = &'a mut dyn FnMut(Sink<'_>) -> Result<(), CliError>;
 
+/// Takes a piece of a container: the bytes of it in all, and where this piece stands.
+pub type ImageSink<'a> = &'a mut dyn FnMut(u64, u64, &[u8]) -> Result<(), CliError>;
+
 /// A cask.
 pub trait Access {
     /// How messages name a path.
@@ -147,6 +150,10 @@ pub trait Access {
     fn set_attribute(&self, path: &Path, name: &str, value: &[u8]) -> Result<(), CliError>;
     /// Removes an extended attribute; that there was none is no failure.
     fn remove_attribute(&self, path: &Path, name: &str) -> Result<(), CliError>;
+
+    /// Hands the container as it is at this moment to the sink, in order and without its holes; answers
+    /// how many bytes it has in all.
+    fn image(&self, sink: ImageSink<'_>) -> Result<u64, CliError>;
 
     /// Ends the use of the cask.
     fn close(&self) -> Result<(), CliError>;

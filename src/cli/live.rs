@@ -9,13 +9,14 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{
-    DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown, symlink,
+    DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown, symlink,
 };
 use std::path::{Path, PathBuf};
 
+use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use super::access::{Access, Facts, Links, Sink, Source, pump};
+use super::access::{Access, CHUNK, Facts, ImageSink, Links, Sink, Source, pump};
 use super::exit::{CliError, shown};
 use super::peek;
 use super::setting;
@@ -247,6 +248,45 @@ impl Access for Live {
             Err(Errno::NODATA) => Ok(()),
             other => Ok(other?),
         })
+    }
+
+    fn image(&self, sink: ImageSink<'_>) -> Result<u64, CliError> {
+        let path = Path::new("/.cask/snapshot");
+        let name = self.shown(Path::new("/"));
+        let failed = |error: io::Error| match error.raw_os_error() {
+            Some(libc::ESTALE) => CliError::failed(format!(
+                "{name}: ran full while it was copied, so the copy was given up; make room and try again"
+            )),
+            _ => CliError::io(&name, &error),
+        };
+        let file = self.on(path, |real| File::open(real))?;
+        let total = file.metadata().map_err(failed)?.len();
+        let seek = |from: u64, data: bool| {
+            let place = match data {
+                true => SeekFrom::Data(from),
+                false => SeekFrom::Hole(from),
+            };
+            match rustix::fs::seek(&file, place) {
+                Ok(found) => Ok(Some(found)),
+                Err(Errno::NXIO) => Ok(None),
+                Err(error) => Err(failed(error.into())),
+            }
+        };
+        let mut buf = vec![0; CHUNK];
+        let mut at = 0;
+        while let Some(start) = seek(at, true)? {
+            let end = seek(start, false)?.unwrap_or(total);
+            at = start;
+            while at < end {
+                let len = (end - at).min(CHUNK as u64) as usize;
+                let piece = buf.get_mut(..len).unwrap_or_default();
+                file.read_exact_at(piece, at).map_err(failed)?;
+                sink(total, at, piece)?;
+                at += len as u64;
+            }
+        }
+        // It may have grown by some blocks between the two looks: they are free.
+        Ok(total.max(at))
     }
 
     fn close(&self) -> Result<(), CliError> {

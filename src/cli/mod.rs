@@ -32,6 +32,7 @@ mod resize;
 mod rm;
 mod rotate;
 mod set;
+mod snapshot;
 mod stat;
 mod umount;
 mod wake;
@@ -76,6 +77,7 @@ enum Verb {
     Get(get::GetArgs),
     Mkstore(mkstore::MkstoreArgs),
     Resize(resize::ResizeArgs),
+    Snapshot(snapshot::SnapshotArgs),
     Rotate(rotate::RotateArgs),
     Insert(insert::InsertArgs),
     Fields(fields::FieldsArgs),
@@ -124,6 +126,7 @@ fn execute(verb: Verb) -> Result<Outcome, CliError> {
         Verb::Get(args) => get::run(args),
         Verb::Mkstore(args) => mkstore::run(args),
         Verb::Resize(args) => resize::run(args),
+        Verb::Snapshot(args) => snapshot::run(args),
         Verb::Rotate(args) => rotate::run(args),
         Verb::Insert(args) => insert::run(args),
         Verb::Fields(args) => fields::run(args),

@@ -10,10 +10,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use super::access::{Access, CHUNK, Facts, Links, Need, Sink, Source};
+use super::access::{Access, CHUNK, Facts, ImageSink, Links, Need, Sink, Source};
 use super::exit::{CliError, shown};
 use super::peek;
-use crate::cask::{Cask, OpenOptions};
+use crate::cask::{Cask, ImageRead, OpenOptions};
 use crate::clock::SystemClock;
 use crate::device::file::{Access as Opening, FileDevice};
 use crate::error::{Error, Result};
@@ -397,6 +397,26 @@ impl Access for Offline {
                 other => other,
             }
         })
+    }
+
+    fn image(&self, sink: ImageSink<'_>) -> Result<u64, CliError> {
+        let root = Path::new("/");
+        let image = self.on(root, || self.store.cask().image())?;
+        let total = image.bytes();
+        let mut buf = vec![0; CHUNK];
+        let mut at = 0;
+        while let Some(start) = image.seek(at, true) {
+            let end = image.seek(start, false).unwrap_or(total);
+            at = start;
+            while at < end {
+                let len = (end - at).min(CHUNK as u64) as usize;
+                let piece = buf.get_mut(..len).unwrap_or_default();
+                self.on(root, || image.read_at(at, piece))?;
+                sink(total, at, piece)?;
+                at += len as u64;
+            }
+        }
+        Ok(total)
     }
 
     fn close(&self) -> Result<(), CliError> {

@@ -26,7 +26,7 @@ pub use memory::MemoryDevice;
 /// Offsets and lengths are in bytes. Implementations retry interrupted and short transfers: a call
 /// does all of its work or fails.
 #[allow(clippy::len_without_is_empty)] // The length of a container, not of a collection.
-pub trait Device: Send + Sync {
+pub trait Device: Send + Sync + 'static {
     /// Length of the container.
     fn len(&self) -> io::Result<u64>;
     /// Fills `buf` from `offset`; `UnexpectedEof` when the container ends before that.

@@ -3,7 +3,7 @@
 //! Behind it stands `rotate`: names written to it, one a line, are logs of that directory to be
 //! rotated. A write that holds a NUL has its names ended by NULs instead, for names with newlines.
 //! Where logs are kept there is also `cat`, a directory of tables, and behind the door of the root
-//! `events`, the record of rolls. No name behind the door is in the container. Invariant: numbers of
+//! `events`, the record of rolls, and `snapshot`, the container itself. No name behind the door is in the container. Invariant: numbers of
 //! inodes in the container have the two highest bits clear, so that those bits and the third tell what
 //! stands behind whose door.
 
@@ -25,6 +25,8 @@ const ROTATE: &[u8] = b"rotate";
 
 /// The record of rolls behind the root's.
 const EVENTS: &[u8] = b"events";
+/// The container as it is, behind the root's.
+const SNAPSHOT: &[u8] = b"snapshot";
 /// The directory of tables behind that of a directory of logs.
 const CAT: &[u8] = b"cat";
 
@@ -32,6 +34,9 @@ const DOOR_BIT: Number = 1 << 63;
 const ROTATE_BIT: Number = 1 << 62;
 /// Numbers never get so high that this bit is theirs; a container that claims so has no tables.
 const TABLE_BIT: Number = 1 << 61;
+
+/// Of what stands behind the root's door beside the record of rolls.
+const SNAPSHOT_NUMBER: Number = ROOT + 1;
 
 const FIXED: Error = Error::NotPermitted("what stands behind .cask is neither made nor changed");
 
@@ -44,6 +49,8 @@ pub enum Behind {
     Rotate(Number),
     /// The record of rolls.
     Events,
+    /// The container.
+    Snapshot,
     /// The directory of the tables of this directory.
     Cat(Number),
     /// The table with this number.
@@ -60,6 +67,7 @@ impl Behind {
             [true, false, _] => Some(Self::Door(dir)),
             [true, true, false] => Some(Self::Rotate(dir)),
             [true, true, true] => Some(Self::Table(of_table)),
+            [false, true, false] if dir == SNAPSHOT_NUMBER => Some(Self::Snapshot),
             [false, true, false] => Some(Self::Events),
             [false, true, true] => Some(Self::Cat(of_table)),
             [false, false, _] => None,
@@ -71,6 +79,7 @@ impl Behind {
             Self::Door(dir) => dir | DOOR_BIT,
             Self::Rotate(dir) => dir | DOOR_BIT | ROTATE_BIT,
             Self::Events => ROOT | ROTATE_BIT,
+            Self::Snapshot => SNAPSHOT_NUMBER | ROTATE_BIT,
             Self::Cat(dir) => dir | ROTATE_BIT | TABLE_BIT,
             Self::Table(table) => table | DOOR_BIT | ROTATE_BIT | TABLE_BIT,
         }
@@ -103,6 +112,7 @@ impl<D: Device> Store<D> {
             (None, _) => return Ok(None),
             (Some(Behind::Door(dir)), ROTATE) => Behind::Rotate(dir),
             (Some(Behind::Door(ROOT)), EVENTS) => Behind::Events,
+            (Some(Behind::Door(ROOT)), SNAPSHOT) => Behind::Snapshot,
             (Some(Behind::Door(dir)), CAT) if self.has_cat(dir)? => Behind::Cat(dir),
             (Some(Behind::Door(_)), _) => return Err(Error::NotFound),
             (Some(Behind::Cat(dir)), table) => {
@@ -119,7 +129,7 @@ impl<D: Device> Store<D> {
     pub(super) fn entry_behind(&self, what: Behind) -> Result<Entry> {
         let dir = match what {
             Behind::Door(dir) | Behind::Rotate(dir) | Behind::Cat(dir) => dir,
-            Behind::Events => ROOT,
+            Behind::Events | Behind::Snapshot => ROOT,
             Behind::Table(table) => return self.entry_of_table(table),
         };
         let inode = load_dir(&*self.cask, dir)?;
@@ -127,10 +137,18 @@ impl<D: Device> Store<D> {
             Behind::Events => events::record(&*self.cask)?,
             _ => None,
         };
-        let size = events.map_or(0, |events| events.size.get());
+        let size = match what {
+            Behind::Snapshot => {
+                let stats = self.cask.stats();
+                stats.blocks.saturating_mul(stats.block_size.into())
+            }
+            _ => events.map_or(0, |events| events.size.get()),
+        };
         let mtime = events.map_or(inode.ctime, |events| events.mtime.into());
         let (kind, perm, nlink) = match what {
             Behind::Events => (FileKind::Regular, inode.perm() & 0o444, 1),
+            // All files are in it: it is for the owner of the cask.
+            Behind::Snapshot => (FileKind::Regular, 0o400, 1),
             Behind::Door(_) | Behind::Cat(_) => (FileKind::Directory, inode.perm() & 0o555, 2),
             Behind::Rotate(_) | Behind::Table(_) => (FileKind::Regular, inode.perm() & 0o222, 1),
         };
@@ -216,6 +234,10 @@ impl<D: Device> Store<D> {
             }
             _ if flags.write || flags.truncate => Err(FIXED),
             Behind::Events => Ok(self.opened(what.number(), flags, Kind::Events, Mode::Plain)),
+            Behind::Snapshot => {
+                let image = Kind::Snapshot(Box::new(self.cask.image()?));
+                Ok(self.opened(what.number(), flags, image, Mode::Plain))
+            }
             Behind::Table(table) => {
                 let (dir, table) = self.tables.named(table)?;
                 let cat = self.open_cat(dir, &table)?;
@@ -240,6 +262,7 @@ impl<D: Device> Store<D> {
                 entries.push(file(ROTATE, Behind::Rotate(dir)));
                 if dir == ROOT {
                     entries.push(file(EVENTS, Behind::Events));
+                    entries.push(file(SNAPSHOT, Behind::Snapshot));
                 }
                 if self.has_cat(dir)? {
                     let cat = Behind::Cat(dir).number();
@@ -304,6 +327,7 @@ mod tests {
             Behind::Door(77),
             Behind::Rotate(77),
             Behind::Events,
+            Behind::Snapshot,
             Behind::Cat(77),
             Behind::Table(0),
         ] {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::handle::{Handle, Kind};
 use super::settings::Mode;
 use super::{Behind, Entry, NOBODY, Opened, Store, not_behind, not_the_door};
+use crate::cask::ImageRead;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::FileKind;
@@ -144,6 +145,7 @@ impl<D: Device> Store<D> {
             Kind::Rotate(_) => Ok(()),
             Kind::Events => self.read_events(offset, size, buf),
             Kind::Cat(cat) => self.read_cat(cat, offset, size, buf),
+            Kind::Snapshot(image) => read_image(&**image, offset, size, buf),
         }
     }
 
@@ -173,7 +175,7 @@ impl<D: Device> Store<D> {
             Kind::Log(log) => self.write_log(caller, &handle, log, offset, data)?,
             Kind::Value(draft) => self.write_value(caller, &handle, draft, offset, data)?,
             Kind::Rotate(dir) => self.rotate_all(caller, *dir, data)?,
-            Kind::Events | Kind::Cat(_) => not_behind(handle.ino)?,
+            Kind::Events | Kind::Cat(_) | Kind::Snapshot(_) => not_behind(handle.ino)?,
         }
         Ok(data.len())
     }
@@ -204,7 +206,7 @@ impl<D: Device> Store<D> {
             Kind::Plain => self.let_go(handle.ino),
             Kind::Log(log) => self.release_log(&handle, log),
             Kind::Value(draft) => self.discard(draft).and(self.let_go(handle.ino)),
-            Kind::Rotate(_) | Kind::Events => Ok(()),
+            Kind::Rotate(_) | Kind::Events | Kind::Snapshot(_) => Ok(()),
             Kind::Cat(cat) => self.close_cat(cat),
         }
     }
@@ -261,7 +263,9 @@ impl<D: Device> Store<D> {
             }
             Kind::Log(log) => self.allocate_log(log, mode, offset, len),
             Kind::Value(draft) => self.allocate_value(&handle, draft, mode, offset, len),
-            Kind::Rotate(_) | Kind::Events | Kind::Cat(_) => not_behind(handle.ino),
+            Kind::Rotate(_) | Kind::Events | Kind::Cat(_) | Kind::Snapshot(_) => {
+                not_behind(handle.ino)
+            }
         }
     }
 
@@ -272,6 +276,9 @@ impl<D: Device> Store<D> {
     pub fn lseek(&self, _ino: Number, fh: u64, offset: u64, data: bool) -> Result<u64> {
         let handle = self.handles.get(fh)?;
         let drafted = match &handle.kind {
+            Kind::Snapshot(image) => {
+                return image.seek(offset, data).ok_or(Error::NoSuchOffset);
+            }
             Kind::Rotate(_) => Some(0),
             Kind::Events | Kind::Cat(_) => Some(self.getattr(handle.ino, None)?.attr.size),
             Kind::Value(draft) => draft.size(),
@@ -371,4 +378,11 @@ impl<D: Device> Store<D> {
             done => done,
         }
     }
+}
+
+/// Reads from an image, up to its end.
+fn read_image(image: &dyn ImageRead, offset: u64, size: u32, buf: &mut Vec<u8>) -> Result<()> {
+    let len = image.bytes().saturating_sub(offset).min(size.into());
+    buf.resize(len as usize, 0);
+    image.read_at(offset, buf)
 }

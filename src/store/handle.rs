@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use super::binding::Tie;
 use super::cat::Cat;
 use super::value::Draft;
+use crate::cask::ImageRead;
 use crate::error::{Error, Result};
 use crate::format::key::Number;
 use crate::fs::OpenFlags;
@@ -31,6 +32,8 @@ pub enum Kind {
     Events,
     /// There are none; it reads a table.
     Cat(Cat),
+    /// There are none; it reads the container as it was when it was opened.
+    Snapshot(Box<dyn ImageRead>),
 }
 
 /// A write handle of a log.

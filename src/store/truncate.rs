@@ -54,7 +54,8 @@ impl<D: Device> Store<D> {
                 Kind::Value(draft) => {
                     return self.truncate_value(&handle, draft, size).map(|()| true);
                 }
-                Kind::Plain | Kind::Rotate(_) | Kind::Events | Kind::Cat(_) => {}
+                Kind::Plain | Kind::Rotate(_) | Kind::Events | Kind::Cat(_) | Kind::Snapshot(_) => {
+                }
             }
         }
         let inode = self.fs.inode(ino)?;

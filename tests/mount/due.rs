@@ -193,7 +193,7 @@ fn the_record_of_rolls_can_be_followed() {
     let shown = sh("ls", [cask.path(".cask")]).ok();
     assert_eq!(
         shown.stdout.split_whitespace().collect::<Vec<_>>(),
-        ["events", "rotate"]
+        ["events", "rotate", "snapshot"]
     );
 }
 

@@ -29,6 +29,7 @@ mod resize;
 mod rotate;
 mod rule;
 mod scale;
+mod snapshot;
 mod storm;
 mod tools;
 mod ttl;
