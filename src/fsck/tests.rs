@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::cask::{Class, FormatOptions, OpenOptions, Read};
+use crate::cask::{Class, FormatOptions, ImageRead, OpenOptions, Read};
 use crate::clock::{ManualClock, Timestamp};
 use crate::device::{Device, MemoryDevice};
 use crate::format::{FileKind, Key, Kind};
@@ -213,4 +213,42 @@ fn segments_and_the_record_of_rolls_are_checked() {
     let stray = Key::new(entry.attr.ino, Kind::Arrivals, 1);
     assert_eq!(change(stray, Some(&other)), ["arrivals", "content-shared"]);
     assert_eq!(findings(), [""; 0]);
+}
+
+#[test]
+fn an_image_taken_under_writers_is_sound() {
+    let cask = Arc::new(open(&busy_cask(), false));
+    let clock = || Arc::new(ManualClock::new(Timestamp::from_secs(9)));
+    let fs = Fs::new(Arc::clone(&cask), clock()).unwrap();
+    let new = NewFile {
+        kind: FileKind::Regular,
+        perm: 0o600,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+    };
+    let make = |number: u64| {
+        let (file, _) = fs.make(1, format!("g{number}").as_bytes(), &new).unwrap();
+        let data = vec![number as u8 | 1; (number * 37 % 9000) as usize];
+        fs.write(&ME, file.number, Some(0), &data).unwrap();
+    };
+    (0..100).for_each(make);
+    let image = cask.image().unwrap();
+    let mut bytes = vec![0; image.bytes() as usize];
+    for (piece, number) in bytes.chunks_mut(1 << 20).zip(100..) {
+        image.read_at((number - 100) << 20, piece).unwrap();
+        make(number);
+        cask.checkpoint().unwrap();
+    }
+    let copy = open(&MemoryDevice::from_bytes(bytes), true);
+    let report = check(&copy, true, &mut |_| ()).unwrap();
+    assert_eq!(report.findings, []);
+    let copy = Fs::new(Arc::new(copy), clock()).unwrap();
+    for number in 0..100 {
+        let found = copy.lookup(1, format!("g{number}").as_bytes()).unwrap();
+        let mut data = Vec::new();
+        copy.read(found.number, 0, 10_000, &mut data).unwrap();
+        assert_eq!(data, vec![number as u8 | 1; (number * 37 % 9000) as usize]);
+    }
+    assert!(copy.lookup(1, b"g100").is_err());
 }

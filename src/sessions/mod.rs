@@ -407,7 +407,7 @@ mod tests {
         );
         for (text, why) in [
             ("{}", "names no `file`"),
-            ("[]", "expected"),
+            ("7", "expected"),
             (r#"{"dir":"/tmp","prefix":"a/b"}"#, "neither / nor NUL"),
         ] {
             let error = SessionStore::from_json(text).map(drop).unwrap_err();

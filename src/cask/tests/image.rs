@@ -1,7 +1,6 @@
 //! An image is the cask as it was, whatever happens while it is copied.
 
 use super::*;
-use crate::fs::{Fs, NewFile};
 
 /// Copies an image in pieces, as who copies one through a mount does: holes are left out.
 fn copy<D: Device>(image: &Image<D>, piece: u64, mut between: impl FnMut()) -> Result<Vec<u8>> {
@@ -84,46 +83,4 @@ fn an_image_gives_way_to_who_needs_the_room() {
         cask.read_content(number, 0, &mut found).unwrap();
         assert!(found.iter().any(|byte| *byte != 0));
     }
-}
-
-#[test]
-fn an_image_of_files_is_a_sound_cask() {
-    let (_, cask) = fresh(&tiny(1024, 2_000, 32));
-    let cask = Arc::new(cask);
-    let clock = Arc::new(crate::clock::ManualClock::new(Timestamp::from_secs(5)));
-    let fs = Fs::new(Arc::clone(&cask), clock).unwrap();
-    let caller = crate::fs::Caller {
-        uid: 0,
-        gid: 0,
-        tid: 0,
-    };
-    let new = NewFile {
-        kind: crate::format::FileKind::Regular,
-        perm: 0o600,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-    };
-    let make = |number: u64| {
-        let (file, _) = fs.make(1, format!("f{number}").as_bytes(), &new).unwrap();
-        let data = vec![number as u8 | 1; (number * 37 % 3000) as usize];
-        fs.write(&caller, file.number, Some(0), &data).unwrap();
-    };
-    (0..100).for_each(make);
-    let image = cask.image().unwrap();
-    let mut more = 100;
-    let bytes = copy(&image, 4096, || {
-        make(more);
-        more += 1;
-    });
-    let copy = Arc::new(Cask::open(MemoryDevice::from_bytes(bytes.unwrap()), spaced()).unwrap());
-    let clock = Arc::new(crate::clock::ManualClock::default());
-    let copied = Fs::new(copy, clock).unwrap();
-    for number in 0..100 {
-        let found = copied.lookup(1, format!("f{number}").as_bytes()).unwrap();
-        let mut data = Vec::new();
-        copied.read(found.number, 0, 10_000, &mut data).unwrap();
-        assert_eq!(data, vec![number as u8 | 1; (number * 37 % 3000) as usize]);
-    }
-    assert!(matches!(copied.lookup(1, b"f100"), Err(Error::NotFound)));
 }
