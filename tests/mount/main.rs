@@ -35,4 +35,5 @@ mod tools;
 mod ttl;
 mod value;
 mod watch;
+mod web;
 mod wipe;

@@ -46,7 +46,7 @@ impl Drop for Program {
 }
 
 /// Where a program from Debian is; says so if it is not there.
-fn program(name: &str) -> Option<PathBuf> {
+pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path)
         .chain([PathBuf::from("/usr/sbin")])
