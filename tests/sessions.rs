@@ -115,6 +115,32 @@ fn hold(store: &SessionStore) {
         });
     });
     store.remove("shared").unwrap();
+    // One that is new is not seen before it has its content.
+    let latest = std::sync::atomic::AtomicUsize::new(0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..200 {
+                latest.store(round, std::sync::atomic::Ordering::SeqCst);
+                store.save(format!("new{round}"), b"content").unwrap();
+            }
+        });
+        scope.spawn(|| {
+            loop {
+                let round = latest.load(std::sync::atomic::Ordering::SeqCst);
+                match store.load(format!("new{round}")) {
+                    Ok(content) => assert_eq!(content, b"content"),
+                    Err(SessionError::NotFound(_)) => {}
+                    Err(error) => panic!("{error}"),
+                }
+                if round == 199 {
+                    break;
+                }
+            }
+        });
+    });
+    for round in 0..200 {
+        store.remove(format!("new{round}")).unwrap();
+    }
     store.remove("empty").unwrap();
 }
 

@@ -23,6 +23,10 @@ const PUNCH_MAX: u64 = 8 << 20;
 impl<D: Device> Cask<D> {
     /// Makes a growing container have at least `blocks` more free blocks; false when it cannot.
     pub(super) fn grow(&self, blocks: u64) -> Result<bool> {
+        // Whoever finds the container fixed does not wait for one who gives it more blocks.
+        if self.is_fixed() {
+            return Ok(false);
+        }
         let _growth = self.growth.lock();
         if self.is_fixed() {
             return Ok(false);

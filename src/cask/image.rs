@@ -107,8 +107,13 @@ impl<D: Device> Cask<D> {
         })
     }
 
-    /// Gives up all images, for the blocks that they hold; answers whether there were any.
+    /// Gives up all images if they hold blocks back; answers whether there were any.
     pub(super) fn give_up_images(&self) -> bool {
+        let held_back =
+            |given: &super::Lingering| !given.runs.is_empty() && given.needed_by.strong_count() > 0;
+        if !self.lingering.lock().iter().any(held_back) {
+            return false;
+        }
         let pins: Vec<_> = std::mem::take(&mut *self.images.lock());
         let held = pins.iter().filter_map(Weak::upgrade);
         let given = held.filter_map(|pin| pin.lock().take()).count();

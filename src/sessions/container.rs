@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::{Found, Place, io_error};
 use crate::cask::{Cask, OpenOptions};
@@ -46,6 +46,8 @@ pub(super) struct Container {
     store: Arc<Store<FileDevice>>,
     dir: Number,
     caller: Caller,
+    /// Held by who makes a session until it has its content, and shared by who looks.
+    making: RwLock<()>,
     ticker: Mutex<Option<Ticker>>,
 }
 
@@ -67,6 +69,7 @@ impl Container {
             store,
             dir,
             caller,
+            making: RwLock::new(()),
             ticker: Mutex::new(Some(ticker.map_err(Error::io("starting a thread"))?)),
         })
     }
@@ -81,6 +84,51 @@ impl Container {
                 done => return done.map_err(io_error),
             }
         }
+    }
+
+    /// Saves a session that is there; answers whether it was.
+    fn replace(&self, name: &[u8], content: &[u8]) -> io::Result<bool> {
+        let flags = OpenFlags {
+            write: true,
+            truncate: true,
+            ..OpenFlags::default()
+        };
+        self.settled(|| {
+            let ino = match self.store.lookup(&self.caller, self.dir, name) {
+                Ok(found) => found.attr.ino,
+                Err(Error::NotFound) => return Ok(false),
+                Err(error) => return Err(error),
+            };
+            let fh = self.store.open(&self.caller, ino, flags)?.fh;
+            let written = self.write(ino, fh, content);
+            self.store.release(ino, fh).and(written).map(|()| true)
+        })
+    }
+
+    /// Makes a session, which nobody sees before it has its content; answers whether there was none.
+    fn make(&self, name: &[u8], content: &[u8]) -> io::Result<bool> {
+        let flags = OpenFlags {
+            write: true,
+            exclusive: true,
+            ..OpenFlags::default()
+        };
+        let _making = self.making.write();
+        self.settled(|| {
+            let made = self
+                .store
+                .create(&self.caller, self.dir, name, 0o600, flags);
+            let (ino, fh) = match made {
+                Ok((found, opened)) => (found.attr.ino, opened.fh),
+                Err(Error::Exists) => return Ok(false),
+                Err(error) => return Err(error),
+            };
+            let written = self.write(ino, fh, content);
+            let done = self.store.release(ino, fh).and(written);
+            if done.is_err() {
+                let _ = self.store.unlink(&self.caller, self.dir, name);
+            }
+            done.map(|()| true)
+        })
     }
 
     fn write(&self, ino: Number, fh: u64, content: &[u8]) -> Result<()> {
@@ -111,6 +159,7 @@ impl Place for Container {
             read: true,
             ..OpenFlags::default()
         };
+        let _looking = self.making.read();
         self.settled(|| {
             let found = self.store.lookup(&self.caller, self.dir, name.as_bytes())?;
             let ino = found.attr.ino;
@@ -121,29 +170,9 @@ impl Place for Container {
     }
 
     fn save(&self, name: &OsStr, content: &[u8]) -> io::Result<()> {
-        let flags = OpenFlags {
-            write: true,
-            truncate: true,
-            ..OpenFlags::default()
-        };
-        self.settled(|| {
-            let name = name.as_bytes();
-            let (ino, fh) = match self.store.lookup(&self.caller, self.dir, name) {
-                Ok(found) => {
-                    let ino = found.attr.ino;
-                    (ino, self.store.open(&self.caller, ino, flags)?.fh)
-                }
-                Err(Error::NotFound) => {
-                    let (found, opened) =
-                        self.store
-                            .create(&self.caller, self.dir, name, 0o600, flags)?;
-                    (found.attr.ino, opened.fh)
-                }
-                Err(error) => return Err(error),
-            };
-            let written = self.write(ino, fh, content);
-            self.store.release(ino, fh).and(written)
-        })
+        let name = name.as_bytes();
+        while !self.replace(name, content)? && !self.make(name, content)? {}
+        Ok(())
     }
 
     fn remove(&self, name: &OsStr) -> io::Result<()> {
@@ -168,6 +197,7 @@ impl Place for Container {
         loop {
             let mut batch = Vec::new();
             let mut last = None;
+            let looking = self.making.read();
             self.store
                 .readdir(self.dir, cookie, true, &mut |entry, found| {
                     if let Some(found) = found.filter(|f| f.attr.kind == FileKind::Regular) {
@@ -177,6 +207,7 @@ impl Place for Container {
                     batch.len() < BATCH
                 })
                 .map_err(io_error)?;
+            drop(looking);
             for (name, len, saved) in &batch {
                 let saved = SystemTime::from(*saved);
                 let (name, len) = (name.as_slice(), *len);

@@ -42,10 +42,11 @@ impl Directory {
         })
     }
 
-    fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+    /// Writes a file that is new, or one that is there.
+    fn write(&self, path: &Path, new: bool, content: &[u8]) -> io::Result<()> {
         let mut file = OpenOptions::new()
             .write(true)
-            .create(true)
+            .create_new(new)
             .truncate(true)
             .mode(0o600)
             .open(path)?;
@@ -71,11 +72,15 @@ impl Place for Directory {
     fn save(&self, name: &OsStr, content: &[u8]) -> io::Result<()> {
         let path = self.path.join(name);
         if self.replaces {
-            return self.write(&path, content);
+            match self.write(&path, false, content) {
+                // A new one would be seen without content until it is closed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                done => return done,
+            }
         }
         let staged = self.path.join(self.other_name());
         let saved = self
-            .write(&staged, content)
+            .write(&staged, true, content)
             .and_then(|()| fs::rename(&staged, &path));
         if saved.is_err() {
             let _ = fs::remove_file(&staged);

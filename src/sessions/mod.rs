@@ -266,9 +266,11 @@ impl SessionStore {
         };
         let mut removed = 0;
         let expired = self.place.list(&mut |found| {
-            if found.saved <= than && self.id(found.name).is_some() {
+            let is_ours = self.id(found.name).is_some();
+            // A save that was cut short left the other.
+            if found.saved <= than && (is_ours || found.name.starts_with(directory::STAGED)) {
                 let name = OsStr::from_bytes(found.name);
-                removed += u64::from(self.place.remove_older(name, than)?);
+                removed += u64::from(self.place.remove_older(name, than)? && is_ours);
             }
             Ok(true)
         });

@@ -220,6 +220,11 @@ impl Ages {
         } else {
             self.visit(inode.parent);
         }
+        self.tell(now);
+    }
+
+    /// From now on the kernel has to be told of what is removed, until it asks by itself.
+    pub fn tell(&self, now: Timestamp) {
         let told_until = now.secs.saturating_add(BELIEVED_SECS as i64);
         self.told_until.store(told_until, Ordering::Release);
     }

@@ -183,6 +183,21 @@ impl<D: Device> Store<D> {
         Ok(removed > 0)
     }
 
+    /// Something got this name: the kernel believes what is there as it did where it was before.
+    pub(super) fn was_moved(&self, dir: Number, name: &[u8]) -> Result<()> {
+        if self.walk.of_dir(&*self.cask, dir)?.ttl.is_none() {
+            return Ok(());
+        }
+        match namespace::lookup(&*self.cask, dir, name) {
+            Ok(inode) if inode.is_dir() => self.ages.tell(self.now()),
+            Ok(_) => self.notify(Notice::InvalidateEntry(dir, name.to_vec())),
+            // It moved on.
+            Err(Error::NotFound | Error::Stale | Error::NotDirectory) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
     /// A file was told to be older than it is: the kernel believes its name too long.
     pub(super) fn was_dated(&self, inode: &Inode, set: &SetAttr) -> Result<()> {
         if !matches!(set.mtime, Some(SetTime::At(_))) || !inode.is_file() {

@@ -160,7 +160,8 @@ impl<D: Device> Store<D> {
             dir: new_dir,
             name: new_name,
         };
-        self.in_place(new_dir, new_name, || self.roll(caller, from, to, flags))
+        self.in_place(new_dir, new_name, || self.roll(caller, from, to, flags))?;
+        self.was_moved(new_dir, new_name)
     }
 
     /// Visits entries after `cookie` (0 = from the start) until `visit` answers false (buffer full;

@@ -8,6 +8,7 @@
 //! Invariant: whether a file is over is asked again in the operation that removes it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -27,8 +28,11 @@ const BATCH: usize = 32;
 const REMOVED_AT_ONCE: usize = 2_000;
 /// Names looked at, or counted, at one time of the timer.
 const LOOKED_AT_ONCE: usize = 20_000;
-/// Files removed before somebody who was refused tries again.
+/// Files removed before somebody who was refused tries again, and names looked at, or counted, for them.
 const REMOVED_FOR_ROOM: usize = 256;
+const LOOKED_FOR_ROOM: usize = 50_000;
+/// After a failure it is tried again in so many seconds.
+const AGAIN: i64 = 60;
 /// A directory is gone through again after a second for so many files.
 const FILES_A_SECOND: u64 = 16_384;
 /// Names read at a time.
@@ -36,7 +40,11 @@ const NAMES: usize = 256;
 
 /// Where the sweep is.
 #[derive(Default)]
-pub(super) struct Sweep(Mutex<HashMap<Number, Progress>>);
+pub(super) struct Sweep {
+    progress: Mutex<HashMap<Number, Progress>>,
+    /// Not before this time, in seconds, since something failed.
+    after: AtomicI64,
+}
 
 /// How far a directory was gone through.
 #[derive(Clone, Copy, Default)]
@@ -56,6 +64,11 @@ struct Budget {
 impl<D: Device> Store<D> {
     /// Counts, and removes, some of what is over.
     pub(super) fn sweep(&self, now: Timestamp) {
+        let after = self.sweep.after.load(Ordering::Relaxed);
+        // A clock that was set back is no reason to wait for long.
+        if now.secs < after && after - now.secs <= AGAIN {
+            return;
+        }
         let swept = self.ages.count(&self.cask, LOOKED_AT_ONCE).and_then(|_| {
             let mut budget = Budget {
                 names: LOOKED_AT_ONCE,
@@ -65,10 +78,12 @@ impl<D: Device> Store<D> {
         });
         if let Err(error) = swept {
             ::log::warn!("files whose ttl is over are not removed: {error}");
+            let after = now.secs.saturating_add(AGAIN);
+            self.sweep.after.store(after, Ordering::Relaxed);
         }
     }
 
-    /// Removes some of what is over because there is no room; answers whether there was any.
+    /// Removes some of what is over because there is no room; answers whether it is worth a try.
     ///
     /// # Errors
     /// Those of reading and writing.
@@ -76,13 +91,13 @@ impl<D: Device> Store<D> {
         if self.cask.read_only().is_some() {
             return Ok(false);
         }
-        self.ages.count(&self.cask, usize::MAX)?;
+        self.ages.count(&self.cask, LOOKED_FOR_ROOM)?;
         let mut budget = Budget {
-            names: usize::MAX,
+            names: LOOKED_FOR_ROOM,
             files: REMOVED_FOR_ROOM,
         };
         self.sweep_all(self.now(), &mut budget, true)?;
-        Ok(budget.files < REMOVED_FOR_ROOM)
+        Ok(budget.files < REMOVED_FOR_ROOM || budget.names == 0)
     }
 
     /// What `statvfs(3)` tells, with the space of what is over.
@@ -117,7 +132,8 @@ impl<D: Device> Store<D> {
 
     fn sweep_all(&self, now: Timestamp, budget: &mut Budget, at_once: bool) -> Result<()> {
         let over = self.ages.with_over(now);
-        let mut sweep = self.sweep.0.lock();
+        let mut sweep = self.sweep.progress.lock();
+        let mut outcome = Ok(());
         sweep.retain(|dir, _| over.iter().any(|(other, _)| other == dir));
         for (dir, files) in over {
             let progress = sweep.entry(dir).or_default();
@@ -127,9 +143,13 @@ impl<D: Device> Store<D> {
             let before = budget.files;
             match self.sweep_some(dir, progress.cookie, now, budget) {
                 Ok(Some(cookie)) => progress.cookie = cookie,
-                // What is left is open, or came after it was passed.
+                // What is left is open, or came after it was passed; or it cannot be read.
                 done => {
-                    let least = if budget.files == before { 1 } else { 0 };
+                    let least = match &done {
+                        Err(_) => AGAIN,
+                        Ok(_) if budget.files == before => 1,
+                        Ok(_) => 0,
+                    };
                     let pause = i64::try_from(files / FILES_A_SECOND).unwrap_or(i64::MAX);
                     *progress = Progress {
                         cookie: 0,
@@ -138,14 +158,14 @@ impl<D: Device> Store<D> {
                             ..now
                         },
                     };
-                    done?;
+                    outcome = outcome.and(done.map(drop));
                 }
             }
             if budget.files == 0 || budget.names == 0 {
                 break;
             }
         }
-        Ok(())
+        outcome
     }
 
     /// Removes what is over in a directory from this cookie on, as far as the budget goes; answers where

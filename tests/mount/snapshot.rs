@@ -191,6 +191,40 @@ fn a_snapshot_into_a_pipe_is_the_same_and_only_for_the_owner() {
 }
 
 #[test]
+fn a_full_cask_is_copied_too() {
+    let Some(mut cask) = Cask::mounted_with(&["--blocks=8192"]) else {
+        return;
+    };
+    let mut file = File::create(cask.path("a")).unwrap();
+    let piece = vec![1; 1 << 16];
+    let full = std::iter::repeat_with(|| file.write_all(&piece)).find_map(Result::err);
+    assert!(full.is_some());
+    let copy = cask.outside("copy.cask");
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // Whoever finds no room does not end it, as it holds nothing back.
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let refused = file.write_all(&piece);
+                assert!(refused.is_err());
+                super::guard::pace(Duration::from_millis(1));
+            }
+        });
+        let copied = caskfs([
+            "snapshot".as_ref(),
+            cask.container().as_os_str(),
+            copy.as_os_str(),
+        ]);
+        over.store(true, Ordering::Relaxed);
+        copied.ok();
+    });
+    drop(file);
+    caskfs(["fsck".as_ref(), "-n".as_ref(), copy.as_os_str()]).ok();
+    cask.unmount();
+    cask.fsck();
+}
+
+#[test]
 fn writers_never_suffer_from_a_snapshot() {
     let Some(cask) = Cask::mounted_with(&["--blocks=16384"]) else {
         return;

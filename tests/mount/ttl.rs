@@ -255,6 +255,16 @@ fn a_ttl_that_is_set_later_holds_for_names_that_the_kernel_knows() {
     until("an old session to be over", Duration::from_secs(5), || {
         !old.exists()
     });
+    let moved = cask.path("moved");
+    fs::write(&moved, "x").unwrap();
+    let file = File::options().write(true).open(&moved).unwrap();
+    file.set_modified(hour_ago).unwrap();
+    drop(file);
+    assert_eq!(mtime(&moved), hour_ago);
+    fs::rename(&moved, dir.join("moved")).unwrap();
+    until("a moved file to be over", Duration::from_secs(5), || {
+        !dir.join("moved").exists()
+    });
     println!(
         "a known name is over {:.1?} after the setting",
         since.elapsed()

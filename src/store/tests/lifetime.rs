@@ -350,6 +350,30 @@ fn a_directory_that_comes_into_reach_is_counted() {
     w.check_ages();
 }
 
+#[test]
+fn what_is_moved_into_reach_is_not_believed_longer_than_it_has() {
+    let (w, dir) = sessions(b"100");
+    let out = w.dir(b"out", b"value");
+    w.keep(out, b"a", b"x");
+    let sub = w.store.mkdir(&WRITER, out, b"sub", 0o755).unwrap().attr.ino;
+    w.keep(sub, b"b", b"x");
+    w.heard();
+    let flags = RenameFlags::default();
+    let mv = |name: &[u8], to: Number| {
+        w.store.rename(&WRITER, out, name, to, name, flags).unwrap();
+        w.heard()
+    };
+    let told = |name: &[u8]| Notice::InvalidateEntry(dir, name.to_vec());
+    assert!(mv(b"a", dir).contains(&told(b"a")));
+    assert!(!mv(b"sub", dir).contains(&told(b"sub")));
+    // Names below it are told of as they go.
+    w.at(1_101);
+    w.ticks();
+    let gone = w.heard();
+    assert!(gone.contains(&Notice::InvalidateEntry(sub, b"b".to_vec())));
+    assert_eq!(w.files_used(), 4);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Save(u8, u8, u16),
