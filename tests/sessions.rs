@@ -370,6 +370,17 @@ fn beside_a_mount_they_go_through_it() {
     assert_eq!(open(&file).load("a").unwrap(), b"{}");
 }
 
+/// A number of `/proc/self/status`, in KiB.
+fn memory_kib(field: &str) -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    line.unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap()
+}
+
 #[test]
 fn figures() {
     let count = std::env::var("CASKFS_SESSIONS")
@@ -377,23 +388,54 @@ fn figures() {
         .and_then(|n| n.parse().ok())
         .unwrap_or(2_000_u64);
     let scratch = TempDir::new().unwrap();
-    let store = open(&container(&scratch));
-    let rate = |what: &str, act: &dyn Fn(u64)| {
+    let file = container(&scratch);
+    let store = open(&file);
+    let content = [b'x'; 200];
+    let id = |n: u64| format!("{:016x}", n.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let rate = |what: &str, times: u64, act: &dyn Fn(u64)| {
         let start = Instant::now();
-        (0..count).for_each(act);
+        (0..times).for_each(act);
+        let took = start.elapsed();
         println!(
-            "{what}: {:.0} a second",
-            count as f64 / start.elapsed().as_secs_f64()
+            "{what}: {:.0} a second, {:.2?} each",
+            times as f64 / took.as_secs_f64(),
+            took / times as u32
         );
     };
-    let content = [b'x'; 200];
-    rate("saves of new sessions", &|n| {
-        store.save(format!("s{n}"), &content).unwrap()
+    // In a large store those that are at hand by chance.
+    let some = count.min(20_000);
+    let any = |n: u64| id(n.wrapping_mul(7_919) % count);
+    rate("saves of new sessions", count, &|n| {
+        store.save(id(n), &content).unwrap();
     });
-    rate("saves", &|n| store.save(format!("s{n}"), &content).unwrap());
-    rate("loads", &|n| {
-        assert_eq!(store.load(format!("s{n}")).unwrap(), content)
+    rate("saves", some, &|n| store.save(any(n), &content).unwrap());
+    rate("loads", some, &|n| {
+        assert_eq!(store.load(any(n)).unwrap(), content);
     });
-    rate("removals", &|n| store.remove(format!("s{n}")).unwrap());
+    rate("touches", some, &|n| store.touch(any(n)).unwrap());
+    store.sync().unwrap();
+    let held = fs::metadata(&file).unwrap().blocks() * 512;
+    println!(
+        "{count} sessions of 200 bytes: {held} bytes on disk, {} KiB of memory at the peak",
+        memory_kib("VmHWM:")
+    );
+    let start = Instant::now();
+    let mut listed = 0;
+    store
+        .list(|_| {
+            listed += 1;
+            true
+        })
+        .unwrap();
+    assert_eq!(listed, count);
+    println!("all listed in {:.2?}", start.elapsed());
+    rate("removals", some, &|n| store.remove(id(n)).unwrap());
+    store.close().unwrap();
+    let start = Instant::now();
+    let store = open(&file);
+    println!("opened again in {:.2?}", start.elapsed());
+    let start = Instant::now();
+    assert_eq!(store.expire(Duration::ZERO).unwrap(), count - some);
+    println!("{} expired in {:.2?}", count - some, start.elapsed());
     assert!(all(&store).is_empty());
 }

@@ -16,12 +16,14 @@ use std::time::{Duration, Instant};
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
-use super::guard::{Cask, Dice, setting};
+use super::guard::{Cask, Dice, setting, sh};
 
 /// Sessions in the directory to compare with.
 const FEW: u64 = 10_000;
 /// Lookups in one turn.
 const LOOKUPS: u64 = 1_000;
+/// Sessions loaded, saved, made or removed in one turn.
+const ACTS: u64 = 300;
 
 fn name(number: u64) -> String {
     format!("sess_{:016x}", number.wrapping_mul(0x9E37_79B9_7F4A_7C15))
@@ -107,6 +109,60 @@ fn until_forgotten(cask: &Cask, dir: &Path, dice: &mut Dice) {
     }
 }
 
+/// What a web program does with a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    Load,
+    Save,
+    Create,
+    Remove,
+}
+
+/// The mean time of something done to random sessions of `dir`; new ones have numbers from `fresh` on.
+fn act(act: Act, dir: &Path, count: u64, fresh: u64, dice: &mut Dice) -> Duration {
+    let numbers: Vec<u64> = (0..ACTS)
+        .map(|at| match act {
+            Act::Load | Act::Save => dice.below(count),
+            Act::Create | Act::Remove => fresh + at,
+        })
+        .collect();
+    let files: Vec<_> = numbers
+        .iter()
+        .map(|number| (dir.join(name(*number)), session(*number)))
+        .collect();
+    drop_dentries();
+    fs::metadata(dir).unwrap();
+    let start = Instant::now();
+    for (path, content) in &files {
+        match act {
+            Act::Load => assert_eq!(fs::read(path).unwrap().len(), 200),
+            Act::Save | Act::Create => fs::write(path, content).unwrap(),
+            Act::Remove => fs::remove_file(path).unwrap(),
+        }
+    }
+    start.elapsed() / ACTS as u32
+}
+
+/// Loads, saves, creations and removals in a small and a large directory in turns: the medians.
+fn acts(few: &Path, many: &Path, count: u64, dice: &mut Dice) -> Vec<(Act, Duration, Duration)> {
+    let all = [Act::Load, Act::Save, Act::Create, Act::Remove];
+    let mut times = all.map(|act| (act, Vec::new(), Vec::new()));
+    for turn in 0..15 {
+        // A creation is followed by its removal, so that the directories stay as large as they are.
+        for (what, small, large) in &mut times {
+            let fresh = count + FEW + turn * ACTS;
+            let in_few = act(*what, few, FEW, fresh, dice);
+            let in_many = act(*what, many, count, fresh, dice);
+            if turn >= 3 {
+                small.push(in_few);
+                large.push(in_many);
+            }
+        }
+    }
+    let medians = times.map(|(what, small, large)| (what, median(small), median(large)));
+    medians.to_vec()
+}
+
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() / 2]
@@ -154,7 +210,12 @@ fn a_million_sessions() {
         }
     }
     let (small, large) = (median(among_few), median(among_many));
+    let others = acts(&few, &many, count, &mut dice);
     share(&cask, &all);
+    let start = Instant::now();
+    let listed = sh("sh", ["-c", &format!("ls -f {} | wc -l", many.display())]).ok();
+    let listing = start.elapsed();
+    assert_eq!(listed.stdout.trim(), (count + 2).to_string());
 
     // Killed with a log full of fresh work.
     let mut mounts = Vec::new();
@@ -188,6 +249,15 @@ fn a_million_sessions() {
          mounts after kill -9 {mounts:.0?}, lookup {large:.2?} against {small:.2?} among {FEW}",
         count as f64 / took.as_secs_f64(),
         empty
+    );
+    for (what, small, large) in &others {
+        let ratio = large.as_secs_f64() / small.as_secs_f64();
+        println!("{what:?} {large:.2?} against {small:.2?} among {FEW}: {ratio:.2}");
+    }
+    println!("ls -f of {count}: {listing:.2?}");
+    assert!(
+        listing <= Duration::from_secs(3),
+        "ls -f of {count} takes {listing:?}"
     );
     assert!(disk <= bound, "{disk} bytes on disk, at most {bound}");
     assert!(

@@ -278,3 +278,124 @@ fn php_loses_no_hit_among_workers_that_are_killed_and_a_daemon_that_is() {
     cask.unmount();
     cask.fsck();
 }
+
+/// A worker of Django's: counts a session's hits with its own file sessions, and answers on a port.
+const DJANGO: &str = r#"
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from django.conf import settings
+settings.configure(SESSION_FILE_PATH=sys.argv[1], SECRET_KEY="test", USE_TZ=True,
+                   SESSION_COOKIE_AGE=int(sys.argv[2]),
+                   SESSION_SERIALIZER="django.contrib.sessions.serializers.JSONSerializer")
+import django
+django.setup()
+from django.contrib.sessions.backends.file import SessionStore
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        session = SessionStore(self.path[1:] or None)
+        session["hits"] = session.get("hits", 0) + 1
+        session.save()
+        body = f"{session.session_key} {session['hits']}".encode()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+server = HTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"#;
+
+/// A process that is ended with this.
+struct Worker {
+    child: Child,
+    port: u16,
+}
+
+impl Worker {
+    fn start(script: &Path, dir: &Path, age: u64) -> Self {
+        let mut child = Command::new("/usr/bin/python3")
+            .arg(script)
+            .arg(dir)
+            .arg(age.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut told = io::BufReader::new(child.stdout.take().unwrap());
+        io::BufRead::read_line(&mut told, &mut line).unwrap();
+        let port = line.trim().parse().unwrap();
+        Self { child, port }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn django_finds_its_sessions_whichever_worker_serves() {
+    if program("django-admin").is_none() {
+        return;
+    }
+    let Some(mut cask) = Cask::mounted() else {
+        return;
+    };
+    let script = cask.outside("worker.py");
+    fs::write(&script, DJANGO).unwrap();
+    let dir = cask.path("sessions");
+    cask.set("sessions", "ttl=1h");
+    let mut workers: Vec<_> = (0..3).map(|_| Worker::start(&script, &dir, 3600)).collect();
+    let hit = |port: u16, key: &str| -> io::Result<(String, u64)> {
+        let body = get(port, &format!("/{key}"), "")?;
+        let (key, hits) = body.split_once(' ').ok_or(io::ErrorKind::InvalidData)?;
+        Ok((key.to_owned(), hits.parse().map_err(io::Error::other)?))
+    };
+    // Django locks nothing, so each client waits for its answer; it goes from worker to worker.
+    let ports: Vec<u16> = workers.iter().map(|worker| worker.port).collect();
+    let keys: Vec<String> = thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|client: usize| {
+                let (ports, hit) = (&ports, &hit);
+                scope.spawn(move || {
+                    let mut key = String::new();
+                    for expected in 1..=100 {
+                        let port = ports[(client + expected as usize) % ports.len()];
+                        let (same, hits) = hit(port, &key).unwrap();
+                        assert_eq!(hits, expected);
+                        assert!(key.is_empty() || key == same);
+                        key = same;
+                    }
+                    key
+                })
+            })
+            .collect();
+        clients
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .collect()
+    });
+    println!("Django: 400 hits of 4 sessions by 3 workers: none lost");
+    // A worker and the daemon are killed; what was answered is there.
+    drop(workers.pop());
+    cask.kill9();
+    cask.mount();
+    for key in &keys {
+        assert_eq!(hit(ports[0], key).unwrap(), (key.clone(), 101));
+    }
+    assert_eq!(
+        fs::read_dir(&dir).unwrap().count(),
+        keys.len(),
+        "no part of a save is left"
+    );
+    drop(workers);
+    cask.unmount();
+    cask.fsck();
+}
