@@ -21,7 +21,7 @@ use crate::clock::Timestamp;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::FileKind;
-use crate::format::item::FLAG_SPARSE;
+use crate::format::item::{FLAG_SPARSE, FLAG_XATTR};
 use crate::format::key::Number;
 use crate::fs::inode::{Inode, load};
 use crate::fs::lifetime;
@@ -162,6 +162,8 @@ enum Change {
     /// A directory, in which a step has so many milliseconds.
     Made(Number, i64),
     Removed(Number),
+    /// A file with an end of its own is in this directory, which is not counted.
+    Found(Number),
     /// A directory was moved: who knows what is in force below it now.
     Moved,
 }
@@ -471,6 +473,13 @@ impl Ages {
                     {
                         counted.pending.push(Change::Add(dir, step, tally));
                     }
+                    if let Some(new) = new
+                        && new.flags & FLAG_XATTR != 0
+                        && !counted.dirs.contains_key(&new.parent)
+                        && end(&new, &*self.walk.of(tx, &new)?).is_some()
+                    {
+                        counted.pending.push(Change::Found(new.parent));
+                    }
                 }
             }
         }
@@ -532,6 +541,10 @@ impl<D: Device> Guard<D> for Ages {
                 }
                 Change::Removed(dir) => {
                     counted.dirs.remove(&dir);
+                }
+                Change::Found(dir) => {
+                    counted.visited.insert(dir);
+                    self.waiting.store(true, Ordering::Release);
                 }
                 Change::Moved => {
                     drop(counted);
