@@ -190,6 +190,7 @@ impl<D: Device> Store<D> {
         }
         match namespace::lookup(&*self.cask, dir, name) {
             Ok(inode) if inode.is_dir() => self.ages.tell(self.now()),
+            Ok(inode) if end(&inode, &*self.walk.of(&*self.cask, &inode)?).is_none() => {}
             Ok(_) => self.notify(Notice::InvalidateEntry(dir, name.to_vec())),
             // It moved on.
             Err(Error::NotFound | Error::Stale | Error::NotDirectory) => {}

@@ -15,6 +15,7 @@ const WRITERS: u64 = 6;
 const RECORDS: u64 = 20_000;
 
 /// A line of `.cask/events`.
+#[derive(Debug)]
 struct Event {
     cause: String,
     log: String,
@@ -108,11 +109,10 @@ fn writers_at_full_speed_lose_nothing_when_their_log_fills_up() {
         } else {
             "lines"
         };
-        assert!(
-            rolls
-                .iter()
-                .all(|roll| roll.cause == cause && roll.log == "/logs/a.log")
-        );
+        let other = rolls
+            .iter()
+            .find(|roll| roll.cause != cause || roll.log != "/logs/a.log");
+        assert!(other.is_none(), "{setting}: {other:?}");
         let mut files: Vec<PathBuf> = rolls
             .iter()
             .map(|roll| cask.path(roll.segment.trim_start_matches('/')))
