@@ -27,6 +27,7 @@ const MIX: Mix = Mix {
     overwrite_eighths: 0,
     sync_one_in: 20,
     log_eighths: 3,
+    value_eighths: 2,
 };
 
 /// Every operation survives being written down and read back.
@@ -94,6 +95,7 @@ fn compare(case: &Case, seen: &mut Seen) -> Result<(), String> {
     Cask::format(&device, &case.geometry.format_options()).unwrap();
     let open = |now| StoreSubject::open(device.clone(), case.geometry.spacing, now).unwrap();
     let mut model = ModelFs::new(0o755, time_of(0));
+    model.fixed = case.geometry.blocks > 0;
     let mut subject = open(time_of(0));
     for (n, op) in case.ops.iter().enumerate() {
         let now = time_of(n + 1);
@@ -102,7 +104,8 @@ fn compare(case: &Case, seen: &mut Seen) -> Result<(), String> {
         seen.lacking += u64::from(outcome == Err(libc::ENOSPC));
         seen.of += 1;
         count_cuts(&mut seen.cuts, &before, &model);
-        let (found, wanted) = (subject.dump().unwrap(), model.dump());
+        let found = subject.dump().map_err(|e| format!("after {op}: {e}"))?;
+        let wanted = model.dump();
         if found != wanted {
             return Err(format!("after {op}: {}", differences(&found, &wanted)));
         }
@@ -112,7 +115,8 @@ fn compare(case: &Case, seen: &mut Seen) -> Result<(), String> {
             subject.store().close().unwrap();
             model.crash();
             subject = open(now);
-            subject.ahead = model.logs.ahead;
+            subject.follow(&model);
+            subject.look_at(model.now);
             let (found, wanted) = (subject.dump().unwrap(), model.dump());
             if found != wanted {
                 return Err(format!("reopened: {}", differences(&found, &wanted)));
@@ -170,7 +174,16 @@ fn a_cask_does_what_the_model_does() {
     }
     if runs >= enough {
         for what in [
-            "rename", "clock", "size", "lines", "rotate", "dropped", "carried",
+            "rename",
+            "clock",
+            "size",
+            "lines",
+            "rotate",
+            "dropped",
+            "carried",
+            "saved",
+            "swept",
+            "over in the way",
         ] {
             assert!(all.contains(&what.to_owned()), "{what} was never seen");
         }

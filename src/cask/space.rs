@@ -16,7 +16,7 @@ use super::overlay::Cost;
 use super::{Cask, Class, State};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::format::page::{CELL_OVERHEAD, CHILD_LEN};
+use crate::tree::{Root, bound};
 
 /// The active overlay takes at most about this much memory before writers wait for a checkpoint.
 const MEMORY_MAX: u64 = 64 << 20;
@@ -64,23 +64,15 @@ impl<D: Device> Cask<D> {
         if cost == Cost::default() {
             return Need { blocks: 0, pages };
         }
-        let payload = self.geometry.page_payload() as u64;
-        // Pages above the leaves are at least half full, but for the last of each level.
-        let cell = (CELL_OVERHEAD + CHILD_LEN) as u64;
-        let children = (payload / (2 * cell)).saturating_sub(1).max(4);
-        let mut levels = u64::from(height).max(1);
-        let mut opened = (3 * cost.keys).min(pages);
-        let (mut level, mut there) = (1, pages);
-        while level < levels || there > 1 {
-            there = there / children + 1;
-            opened += (2 * cost.keys).min(there);
-            level += 1;
-        }
-        levels = level + 1;
-        let fresh = 2 * cost.bytes.div_ceil(payload) + levels + 3;
+        let root = Root {
+            page: None,
+            height,
+            pages,
+        };
+        let bound = bound(&self.geometry, &root, cost.keys, cost.bytes);
         Need {
-            blocks: cost.blocks + 2 * opened + fresh,
-            pages: pages + opened + fresh,
+            blocks: cost.blocks + bound.written,
+            pages: bound.pages,
         }
     }
 

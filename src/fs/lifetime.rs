@@ -38,6 +38,19 @@ pub fn list<D: Device>(tx: &mut Tx<'_, D>, number: Number, listed: bool) -> Resu
     }
 }
 
+/// Whether any is listed.
+///
+/// # Errors
+/// Those of reading.
+pub fn is_any_listed(r: &impl Read) -> Result<bool> {
+    let mut found = false;
+    r.scan(key(0), key(Number::MAX), &mut |_, _| {
+        found = true;
+        Ok(false)
+    })?;
+    Ok(found)
+}
+
 /// All that are listed.
 ///
 /// # Errors

@@ -187,8 +187,6 @@ pub(super) struct Ages {
     counted: Mutex<Counted>,
     /// Some directory is counted: operations have to be looked at.
     active: AtomicBool,
-    /// Some directory was visited and is not counted yet.
-    waiting: AtomicBool,
     /// Until then, in seconds, the kernel may believe names by settings of before.
     told_until: AtomicI64,
 }
@@ -199,7 +197,6 @@ impl Ages {
             walk,
             counted: Mutex::default(),
             active: AtomicBool::new(false),
-            waiting: AtomicBool::new(false),
             told_until: AtomicI64::new(i64::MIN),
         }
     }
@@ -241,17 +238,25 @@ impl Ages {
         let mut counted = self.counted.lock();
         if dir != 0 && !counted.dirs.contains_key(&dir) {
             counted.visited.insert(dir);
-            self.waiting.store(true, Ordering::Release);
         }
     }
 
     /// Whether files in this directory may be over for what stands on themselves.
-    pub fn knows(&self, dir: Number) -> bool {
-        if !self.active.load(Ordering::Acquire) && !self.waiting.load(Ordering::Acquire) {
-            return false;
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn knows(&self, r: &impl Read, dir: Number) -> Result<bool> {
+        {
+            let counted = self.counted.lock();
+            if counted.dirs.contains_key(&dir) || counted.visited.contains(&dir) {
+                return Ok(true);
+            }
+            if counted.known {
+                return Ok(false);
+            }
         }
-        let counted = self.counted.lock();
-        counted.dirs.contains_key(&dir) || counted.visited.contains(&dir)
+        // Nobody has looked yet which directories those are.
+        lifetime::is_any_listed(r)
     }
 
     /// What is over in all directories.
@@ -323,12 +328,13 @@ impl Ages {
     /// Reads where a `ttl` stands. Called between two operations.
     fn begin(&self, r: &impl Read) -> Result<()> {
         let (known, visited) = {
-            let mut counted = self.counted.lock();
-            self.waiting.store(false, Ordering::Release);
-            (counted.known, std::mem::take(&mut counted.visited))
+            let counted = self.counted.lock();
+            (counted.known, counted.visited.clone())
         };
         for dir in visited {
-            self.enter(r, dir, false)?;
+            let entered = self.enter(r, dir, false);
+            self.counted.lock().visited.remove(&dir);
+            entered?;
         }
         if known {
             return Ok(());
@@ -544,7 +550,6 @@ impl<D: Device> Guard<D> for Ages {
                 }
                 Change::Found(dir) => {
                     counted.visited.insert(dir);
-                    self.waiting.store(true, Ordering::Release);
                 }
                 Change::Moved => {
                     drop(counted);

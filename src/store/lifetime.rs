@@ -19,10 +19,11 @@ use crate::format::key::Number;
 use crate::fs::inode::Inode;
 use crate::fs::{NewFile, SetAttr, SetTime, namespace};
 
-/// When a file with these settings is over, open or not; `None` for what has no end.
+/// When a file with these settings is over, open or not; `None` for what has no end. One whose name given
+/// last is gone has none: nobody would find it in its directory.
 pub(super) fn end(inode: &Inode, settings: &Effective) -> Option<Timestamp> {
     let ttl = settings.ttl.filter(|_| settings.mode != Mode::Log)?;
-    if !inode.is_file() || inode.nlink != 1 {
+    if !inode.is_file() || inode.nlink != 1 || inode.parent == 0 {
         return None;
     }
     let ttl = i64::try_from(ttl).unwrap_or(i64::MAX);

@@ -180,7 +180,8 @@ impl<D: Device> Store<D> {
         if let Some(behind) = Behind::of(ino) {
             return self.read_behind(behind, cookie, attrs, visit);
         }
-        let ends = self.walk.of_dir(&*self.cask, ino)?.ttl.is_some() || self.ages.knows(ino);
+        let ends = self.walk.of_dir(&*self.cask, ino)?.ttl.is_some()
+            || self.ages.knows(&*self.cask, ino)?;
         namespace::read_dir(&*self.cask, ino, cookie, &mut |entry| {
             if !attrs && !ends {
                 return Ok(visit(&entry, None));

@@ -5,10 +5,14 @@
 //! Invariant: every page that comes from the device is checked against the checksum that its parent
 //! holds before any byte of it is believed.
 
+mod bound;
 mod cache;
 mod cursor;
 mod merge;
+#[cfg(test)]
+mod tests;
 
+pub use bound::{Bound, bound};
 pub use cursor::Cursor;
 pub use merge::{Edit, PageStore, merge};
 

@@ -70,12 +70,14 @@ impl fmt::Display for Case {
             overwrite_eighths,
             sync_one_in,
             log_eighths,
+            value_eighths,
             ..
         } = self.mix;
         writeln!(f, "geometry {block_size} {blocks} {wal_blocks} {spacing}")?;
         writeln!(
             f,
-            "mix {max_blocks} {bypass_one_in} {overwrite_eighths} {sync_one_in} {log_eighths}"
+            "mix {max_blocks} {bypass_one_in} {overwrite_eighths} {sync_one_in} {log_eighths} \
+             {value_eighths}"
         )?;
         writeln!(f, "explore {} {}", self.seed, self.states)?;
         self.ops.iter().try_for_each(|op| writeln!(f, "{op}"))
@@ -102,11 +104,11 @@ impl FromStr for Case {
         };
         let (geometry, mut mix, explore) =
             (numbers("geometry")?, numbers("mix")?, numbers("explore")?);
-        // Older cases know no logs.
-        mix.resize(mix.len().max(5), 0);
+        // Older cases know no logs, nor values.
+        mix.resize(mix.len().max(6), 0);
         let (
             [block, blocks, wal_blocks, spacing],
-            [max, bypass, overwrite, sync, logs],
+            [max, bypass, overwrite, sync, logs, values],
             [seed, states],
         ) = (&geometry[..], &mix[..], &explore[..])
         else {
@@ -125,6 +127,7 @@ impl FromStr for Case {
             overwrite_eighths: *overwrite,
             sync_one_in: *sync,
             log_eighths: *logs,
+            value_eighths: *values,
         };
         let ops = lines.map(str::parse).collect::<Result<_, _>>()?;
         Ok(Self {

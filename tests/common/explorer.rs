@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use caskfs::cask::Cask;
+use caskfs::clock::Timestamp;
 use caskfs::device::testing::{
     Choice, Control, CrashResolver, Event, Recording, RecordingDevice, Rng,
 };
@@ -19,11 +20,11 @@ use libc::ENOSPC;
 
 use super::case::{Case, Geometry};
 use super::generate::{Mix, workload, workload_on};
-use super::life::{ISSUED, LIFE_STRIDE, Life, Progress, story};
+use super::life::{ISSUED, LIFE_STRIDE, Life, Progress, Seen, story};
 use super::model::ModelFs;
 use super::op::{Data, Op, Path};
 use super::subject::{
-    EVENTS, ROOT_CALLER, StoreSubject, Subject, differences, fingerprint, time_of,
+    BOUNDS, EVENTS, ROOT_CALLER, StoreSubject, Subject, differences, fingerprint, time_of,
 };
 
 /// How many lives a cask is followed through.
@@ -95,7 +96,8 @@ impl Explorer<'_> {
         self.when_empty = drained(MemoryDevice::from_bytes(image.clone()), self.case.geometry)?
             .ok_or("an empty cask with a high tree")?;
         let device = RecordingDevice::new(image);
-        let model = ModelFs::new(0o755, time_of(0));
+        let mut model = ModelFs::new(0o755, time_of(0));
+        model.fixed = self.case.geometry.blocks > 0;
         let life = Life::live(
             &device,
             self.case.geometry.spacing,
@@ -178,7 +180,9 @@ impl Explorer<'_> {
                 resolver.end(),
             ) + &story(&life.recording, resolver.position())
         })?;
-        let (Some(image), Some(k)) = (kept, life.states.iter().rposition(|s| *s == found)) else {
+        let issued = life.states.get(..=progress.issued).unwrap_or_default();
+        let k = issued.iter().rposition(|seen| seen.print == found);
+        let (Some(image), Some(k)) = (kept, k) else {
             return Ok(());
         };
         self.next_life(life, resolver, progress, image, k, killed)
@@ -188,24 +192,24 @@ impl Explorer<'_> {
     fn recover(
         &mut self,
         image: Vec<u8>,
-        wanted: &[u64],
+        wanted: &[&Seen],
         life: &Life,
         progress: Progress,
     ) -> Result<u64, String> {
         let memory = MemoryDevice::from_bytes(image);
-        let subject = StoreSubject::open(
-            memory.clone(),
-            self.case.geometry.spacing,
-            time_of(life.done + life.ops.len() + 1),
-        )
-        .map_err(|error| format!("does not open: {error}"))?;
+        let spacing = self.case.geometry.spacing;
+        let mut subject = StoreSubject::open(memory.clone(), spacing, life.view.now)
+            .map_err(|error| format!("does not open: {error}"))?;
+        if let Some(last) = life.states.last() {
+            subject.follow(&last.model);
+        }
         let dump = subject
             .dump()
             .map_err(|error| format!("cannot be read: {error}"))?;
         let found = fingerprint(&dump);
-        if !wanted.contains(&found) {
-            let k = life.states.iter().position(|state| *state == found);
-            let nearest = life.model_after(progress.issued).dump();
+        if !wanted.iter().any(|seen| seen.print == found) {
+            let k = life.states.iter().position(|seen| seen.print == found);
+            let nearest = life.states[progress.issued].model.dump_as(life.view);
             return Err(match k {
                 Some(k) => format!("is as after {k} operations"),
                 None => {
@@ -274,13 +278,15 @@ impl Explorer<'_> {
             )?;
             next.depth = life.depth + 1;
             // Recovery is repeatable: dying in it changes nothing, but what was pending before it.
-            let found = life.states[k];
-            next.past_killed = vec![found];
+            let again = |seen: &Seen| seen.again(life.view, next.view);
+            let found = again(&life.states[k]);
             next.past_lost = if killed {
-                life.acceptable(progress, false)
+                let past = life.acceptable(progress, false);
+                past.into_iter().map(again).collect()
             } else {
-                vec![found]
+                vec![found.clone()]
             };
+            next.past_killed = vec![found];
             next.began_pending = killed;
             explorer.sample(&next)
         };
@@ -362,7 +368,7 @@ fn drained<D: Device>(device: D, geometry: Geometry) -> Result<Option<u64>, Stri
     let now = time_of(LIFE_STRIDE * 10);
     let mut subject =
         StoreSubject::open(device, geometry.spacing, now).map_err(|e| failed("open", &e))?;
-    let grows = geometry.blocks == 0;
+    let grows = subject.store().cask().stats().blocks_limit.is_none();
     let block = u64::from(subject.store().cask().stats().block_size);
     let mut full = false;
     for number in 0..if grows { 100 } else { 10_000 } {
@@ -391,8 +397,13 @@ fn drained<D: Device>(device: D, geometry: Geometry) -> Result<Option<u64>, Stri
         return Err(failed("fill", &"full or never full"));
     }
     let dump = subject.dump().map_err(|e| failed("dump when full", &e))?;
+    let bounds = (geometry.blocks > 0).then_some(geometry.blocks);
+    let is_resized = subject.store().cask().stats().blocks_limit != bounds;
     for (path, entry) in dump.iter().rev() {
-        let Some((dir, name)) = path.split().filter(|_| path.0 != EVENTS.as_bytes()) else {
+        let is_file = ![EVENTS, BOUNDS]
+            .map(str::as_bytes)
+            .contains(&path.0.as_slice());
+        let Some((dir, name)) = path.split().filter(|_| is_file) else {
             continue;
         };
         let store = subject.store();
@@ -408,6 +419,11 @@ fn drained<D: Device>(device: D, geometry: Geometry) -> Result<Option<u64>, Stri
         }
         .map_err(|e| failed(&format!("delete {path} when full"), &e))?;
     }
+    // What is over cannot be deleted by name.
+    let late = Timestamp::from_secs(time_of(0).secs << 12);
+    subject.look_at(late);
+    let swept = subject.apply(&Op::Sweep, late);
+    swept.map_err(|errno| failed("sweep", &std::io::Error::from_raw_os_error(errno)))?;
     let cask = subject.store().cask();
     for _ in 0..2 {
         cask.checkpoint().map_err(|e| failed("checkpoint", &e))?;
@@ -428,7 +444,7 @@ fn drained<D: Device>(device: D, geometry: Geometry) -> Result<Option<u64>, Stri
         return Err(failed("delete", &what));
     }
     // What is set aside for writing depends on the height of the tree.
-    if found.pages > 1 {
+    if found.pages > 1 || is_resized {
         return Ok(None);
     }
     Ok(Some(match grows {

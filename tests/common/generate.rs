@@ -25,6 +25,8 @@ pub struct Mix {
     pub sync_one_in: u64,
     /// So many of eight operations have to do with logs.
     pub log_eighths: u64,
+    /// So many of eight operations have to do with values.
+    pub value_eighths: u64,
 }
 
 /// Bytes of a write that is sure to bypass the write-ahead log.
@@ -54,6 +56,11 @@ const SETTINGS: [(&str, &[&str]); 6] = [
     ),
 ];
 
+/// The directory of values, and one in it.
+const VALUE_DIR: &str = "v";
+const DEEP_DIR: &str = "v/f";
+const TTLS: [&str; 6] = ["60", "300", "3600", "86400", "86400", "none"];
+
 /// `len` operations for an empty filesystem; see [`workload_on`].
 pub fn workload(seed: u64, mix: Mix, len: usize) -> Vec<Op> {
     let mut model = ModelFs::new(0o755, time_of(0));
@@ -75,6 +82,20 @@ pub fn workload(seed: u64, mix: Mix, len: usize) -> Vec<Op> {
                 path: Path::new(LOG_DIR),
                 name: Path::new("record"),
                 value: Path::new(record),
+            });
+        }
+    }
+    if mix.value_eighths > 0 {
+        let path = Path::new(VALUE_DIR);
+        ops.push(Op::Mkdir {
+            path: path.clone(),
+            perm: 0o755,
+        });
+        for (name, value) in [("mode", "value"), ("ttl", "3600")] {
+            ops.push(Op::Set {
+                path: path.clone(),
+                name: Path::new(name),
+                value: Path::new(value),
             });
         }
     }
@@ -291,6 +312,112 @@ impl Generator {
         }
     }
 
+    fn value(&mut self) -> Path {
+        let dir = match self.rng.below(4) {
+            0 => DEEP_DIR,
+            _ => VALUE_DIR,
+        };
+        Path::new(dir).join(NAMES[self.rng.index(3)])
+    }
+
+    /// A time from long ago to soon.
+    fn moment(&mut self) -> Timestamp {
+        let made = time_of(self.made as usize);
+        Timestamp {
+            secs: made.secs + self.rng.below(8_000) as i64 - 4_000,
+            ..made
+        }
+    }
+
+    fn of_values(&mut self) -> Op {
+        let slot = self.rng.below(3) as u8;
+        let path = self.value();
+        match self.rng.below(48) {
+            0..=7 => Op::Create { path, perm: 0o600 },
+            8..=12 => Op::Write {
+                path,
+                offset: [0, 0, self.bytes()][self.rng.index(3)],
+                data: self.data(),
+            },
+            13 | 14 => Op::Append {
+                path,
+                data: self.data(),
+            },
+            15 | 16 => Op::Truncate {
+                path,
+                len: [0, self.bytes()][self.rng.index(2)],
+            },
+            17..=19 => Op::Open { path, slot },
+            20..=24 => Op::WriteOpen {
+                slot,
+                offset: [0, 0, self.bytes()][self.rng.index(3)],
+                data: self.data(),
+            },
+            25..=27 => Op::Close { slot },
+            28 => Op::Unlink { path },
+            29 | 30 => Op::Rename {
+                from: path,
+                to: match self.rng.below(3) {
+                    0 => self.file_path(),
+                    _ => self.value(),
+                },
+                flags: self.rename_flags(),
+            },
+            31 => Op::Rename {
+                from: self.file_path(),
+                to: path,
+                flags: self.rename_flags(),
+            },
+            32 => Op::Link {
+                from: path,
+                to: self.value(),
+            },
+            33 => match self.rng.below(3) {
+                0 => Op::Rmdir {
+                    path: Path::new(DEEP_DIR),
+                },
+                _ => Op::Mkdir {
+                    path: Path::new(DEEP_DIR),
+                    perm: 0o755,
+                },
+            },
+            34 | 35 => Op::Set {
+                path: match self.rng.below(3) {
+                    0 => path,
+                    1 => Path::new(DEEP_DIR),
+                    _ => Path::new(VALUE_DIR),
+                },
+                name: Path::new("ttl"),
+                value: Path::new(TTLS[self.rng.index(TTLS.len())]),
+            },
+            36 => Op::RemoveXattr {
+                path,
+                name: Path::new("user.cask.ttl"),
+            },
+            37 | 38 => Op::Utimens {
+                path,
+                mtime: self.moment(),
+            },
+            39 | 40 => Op::Clock {
+                secs: [20, 60, 1_000, 3_600, 86_400][self.rng.index(5)],
+            },
+            41 | 42 => Op::Tick,
+            43 => Op::Sweep,
+            44 | 45 => Op::Snapshot,
+            46 => match self.rng.below(3) {
+                0 => Op::Fix {
+                    more: 1 + self.rng.below(20),
+                },
+                _ => Op::Punch {
+                    path,
+                    offset: 0,
+                    len: 1,
+                },
+            },
+            _ => Op::Fsync { path },
+        }
+    }
+
     fn perm(&mut self) -> u32 {
         [0o644, 0o600, 0o755, 0o777, 0][self.rng.index(5)]
     }
@@ -315,6 +442,9 @@ impl Iterator for Generator {
         self.made += 1;
         if self.mix.log_eighths > 0 && self.rng.chance(self.mix.log_eighths, 8) {
             return Some(self.of_logs());
+        }
+        if self.mix.value_eighths > 0 && self.rng.chance(self.mix.value_eighths, 8) {
+            return Some(self.of_values());
         }
         if self.rng.chance(1, self.mix.sync_one_in) {
             return Some(match self.rng.below(8) {

@@ -1,5 +1,7 @@
 //! A life of a cask: from one start to its end, recorded, with what the model says of every moment.
 
+use std::sync::Arc;
+
 use caskfs::device::Device;
 use caskfs::device::testing::{Event, Recording, RecordingDevice};
 use libc::ENOSPC;
@@ -7,6 +9,7 @@ use libc::ENOSPC;
 use super::model::{ModelFs, Outcome};
 use super::op::Op;
 use super::subject::{StoreSubject, Subject, differences, fingerprint, time_of};
+use super::values::View;
 use caskfs::clock::Timestamp;
 
 /// Operations are numbered from this on in each further life, so that no two times are alike.
@@ -44,22 +47,45 @@ pub struct Life {
     /// Events before this belong to an earlier life.
     pub from: usize,
     pub depth: u32,
+    /// When what is left of it is looked at, and whether files have an end then.
+    pub view: View,
     /// What may be found of the earlier life as long as this one has made nothing durable: after a
     /// power loss, after a death of the process.
-    pub past_lost: Vec<u64>,
-    pub past_killed: Vec<u64>,
+    pub past_lost: Vec<Seen>,
+    pub past_killed: Vec<Seen>,
     /// The earlier life ended without a power loss, so this one began on bytes that were pending.
     pub began_pending: bool,
-    /// The model at the start, the operations, and their outcomes.
-    pub model: ModelFs,
+    /// Operations of earlier lives, those of this one, and their outcomes.
     pub done: usize,
     pub ops: Vec<Op>,
     pub outcomes: Vec<Outcome>,
-    /// Fingerprints of the model after 0, 1, … operations.
-    pub states: Vec<u64>,
-    /// Fingerprints in the middle of an operation: a full cask takes an overwrite by parts, each up to
+    /// The model after 0, 1, … operations.
+    pub states: Vec<Seen>,
+    /// The model in the middle of an operation: a full cask takes an overwrite by parts, each up to
     /// the end of a block.
-    pub between: Vec<Vec<u64>>,
+    pub between: Vec<Vec<Seen>>,
+}
+
+/// A moment, and the fingerprint by which it is known when it is looked at after the life.
+#[derive(Clone)]
+pub struct Seen {
+    pub model: Arc<ModelFs>,
+    pub print: u64,
+}
+
+impl Seen {
+    pub fn new(model: Arc<ModelFs>, view: View) -> Self {
+        let print = fingerprint(&model.dump_as(view));
+        Self { model, print }
+    }
+
+    /// The same moment in another view than this.
+    pub fn again(&self, old: View, new: View) -> Self {
+        match old.mortal || new.mortal {
+            true => Self::new(Arc::clone(&self.model), new),
+            false => self.clone(),
+        }
+    }
 }
 
 impl Life {
@@ -75,92 +101,119 @@ impl Life {
         let mut subject = StoreSubject::open(device.clone(), spacing, time_of(done))
             .map_err(|error| format!("does not open: {error}"))?;
         device.mark(OPENED);
-        subject.ahead = model.logs.ahead;
-        let start = model.clone();
+        subject.follow(&model);
         let mut model = model;
-        let mut states = vec![fingerprint(&model.dump())];
+        model.look_at(time_of(done));
+        subject.look_at(model.now);
+        let mut states = vec![Arc::new(model.clone())];
         let mut outcomes = Vec::new();
         let mut between = Vec::new();
         for (index, op) in ops.iter_mut().enumerate() {
             let number = index + 1;
             device.mark(ISSUED | number as u64);
             let now = time_of(done + number);
-            let (before, lsn) = (op.is_write().then(|| model.clone()), subject.lsn());
+            let by_place = op.is_write() && !model.writes_value(op);
+            let (before, lsn) = (by_place.then(|| model.clone()), subject.lsn());
             let outcome = step(&mut subject, &mut model, op, now)?;
             let by_parts = subject.lsn() > lsn + 1;
+            // Nobody waits for what a tick does.
+            let is_waited_for = model.moments.is_empty();
             between.push(match before.filter(|_| by_parts && outcome.is_ok()) {
                 Some(before) => parts(&before, op, subject.block_size(), now),
-                None => model.logs.moments.clone(),
+                None => std::mem::take(&mut model.moments),
             });
-            // Nobody waits for what a tick does.
-            if model.logs.moments.is_empty() {
+            if is_waited_for {
                 device.mark(RETURNED | number as u64);
             }
             if outcome.is_ok() && op.is_durability_point() {
                 device.mark(ACKED | number as u64);
             }
             outcomes.push(outcome);
-            states.push(fingerprint(&model.dump()));
+            states.push(Arc::new(model.clone()));
         }
         let dump = subject
             .dump()
             .map_err(|error| format!("cannot be read: {error}"))?;
-        if fingerprint(&dump) != states[ops.len()] {
+        if dump != model.dump() {
             return Err(format!(
                 "differs uncrashed:\n{}",
                 differences(&dump, &model.dump())
             ));
         }
+        subject.look_at_image()?;
+        let last = time_of(done + ops.len() + 1);
+        let view = View {
+            now: Timestamp {
+                secs: last.secs + model.logs.ahead,
+                ..last
+            },
+            closed: true,
+            mortal: model.mortal,
+        };
+        let past = vec![Seen::new(Arc::clone(&states[0]), view)];
+        let seen = |models: Vec<Arc<ModelFs>>| -> Vec<Seen> {
+            let models = models.into_iter();
+            models.map(|model| Seen::new(model, view)).collect()
+        };
+        let between = between
+            .into_iter()
+            .map(|models| seen(models.into_iter().map(Arc::new).collect()))
+            .collect();
         Ok(Self {
+            view,
             recording: device.take(),
             from,
             depth: 1,
-            past_lost: states[..1].to_vec(),
-            past_killed: states[..1].to_vec(),
+            past_lost: past.clone(),
+            past_killed: past,
             began_pending: false,
-            model: start,
             done,
             ops,
             outcomes,
-            states,
+            states: seen(states),
             between,
         })
     }
 
     /// The model after `count` operations and a crash.
     pub fn model_after(&self, count: usize) -> ModelFs {
-        let mut model = self.model.clone();
-        for (index, op) in self.ops[..count].iter().enumerate() {
-            if self.outcomes[index] != Err(ENOSPC) && model.speaks_of(op) {
-                // The outcome was compared when the operation was done.
-                let _ = model.apply(op, time_of(self.done + index + 1));
-            }
-        }
+        let mut model = ModelFs::clone(&self.states[count].model);
         model.crash();
+        // What was over when moments were told apart, or stood in times not looked at, is not known of
+        // this one.
+        if let Some(last) = self.states.last() {
+            model.logs.ahead = last.model.logs.ahead;
+        }
+        model.mortal = self.view.mortal;
+        model.sealed |= self
+            .states
+            .iter()
+            .any(|s| s.model.is_any_over_in(self.view));
         model
     }
 
-    /// The fingerprints that may be found.
-    pub fn acceptable(&self, progress: Progress, killed: bool) -> Vec<u64> {
+    /// The moments that may be found.
+    pub fn acceptable(&self, progress: Progress, killed: bool) -> Vec<&Seen> {
         let past = if killed {
             &self.past_killed
         } else {
             &self.past_lost
         };
         if !progress.opened {
-            return past.clone();
+            return past.iter().collect();
         }
         let least = if killed {
             progress.returned
         } else {
             progress.acked
         };
-        let mut states = self.states[least..=progress.issued].to_vec();
-        states.extend(self.between[least..progress.issued].iter().flatten());
+        let states = &self.states[least..=progress.issued];
+        let between = self.between[least..progress.issued].iter().flatten();
+        let mut moments: Vec<_> = states.iter().chain(between).collect();
         if self.began_pending && !killed && progress.acked == 0 {
-            states.extend_from_slice(past);
+            moments.extend(past);
         }
-        states
+        moments
     }
 }
 
@@ -182,7 +235,8 @@ pub fn step<D: Device>(
     }
     let found = subject.apply(op, now);
     if found == Err(ENOSPC) && op.may_lack_space() {
-        model.logs.moments.clear();
+        model.moments.clear();
+        model.look_at(now);
         return Ok(found);
     }
     if found.is_ok() {
@@ -203,14 +257,17 @@ pub fn step<D: Device>(
         *model = past;
         wanted = model.apply(op, now);
     }
+    if *op == Op::Snapshot {
+        subject.take_image(model)?;
+    }
     match found == wanted {
         true => Ok(wanted),
         false => Err(format!("{op}: found {found:?}, wanted {wanted:?}")),
     }
 }
 
-/// Fingerprints of the model after the beginnings of a write that end at the end of a block.
-fn parts(model: &ModelFs, op: &Op, block: usize, now: Timestamp) -> Vec<u64> {
+/// The model after the beginnings of a write that end at the end of a block.
+fn parts(model: &ModelFs, op: &Op, block: usize, now: Timestamp) -> Vec<ModelFs> {
     let (Op::Write { offset, data, .. } | Op::WriteOpen { offset, data, .. }) = op else {
         return Vec::new();
     };
@@ -223,7 +280,7 @@ fn parts(model: &ModelFs, op: &Op, block: usize, now: Timestamp) -> Vec<u64> {
                 data.len = len;
             }
             let _ = model.apply(&op, now);
-            fingerprint(&model.dump())
+            model
         })
         .collect()
 }

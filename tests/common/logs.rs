@@ -13,7 +13,7 @@ use libc::{EINVAL, EISDIR, ENAMETOOLONG, ENOENT, EPERM};
 
 use super::model::{Inode, ModelFs, Outcome};
 use super::op::{Op, Path};
-use super::subject::fingerprint;
+use super::values::TTL;
 
 /// A directory and a name in it.
 pub type Name = (u64, Vec<u8>);
@@ -63,15 +63,16 @@ pub struct Logs {
     hour: Option<i64>,
     /// The cask has no room for what a cut need not do.
     pub bare: bool,
-    /// What the last operation was seen as on its way, if it is not one step.
-    pub moments: Vec<u64>,
     /// What the cuts of the last operation did beside cutting, for those who count it.
     pub told: Vec<&'static str>,
 }
 
 /// The settings of a log.
-struct Settings {
+pub struct Settings {
     is_log: bool,
+    pub is_value: bool,
+    /// Seconds.
+    pub ttl: Option<i64>,
     record: Option<u8>,
     roll: Vec<u8>,
     lines: usize,
@@ -91,7 +92,14 @@ impl ModelFs {
                 !is_log(path)
             }
             Op::Truncate { path, len } => *len == 0 || !is_log(path),
-            Op::WriteOpen { slot, .. } => self.slots.get(slot).is_none_or(|ino| !self.is_log(*ino)),
+            Op::WriteOpen { slot, .. } => self.slots.get(slot).is_none_or(|s| !self.is_log(s.ino)),
+            // What is over is removed some time, under the ttl that it is over by.
+            Op::Set { name, .. } => name.0 != b"ttl" || !self.may_come_back(),
+            Op::RemoveXattr { name, .. } => name.0 != TTL || !self.may_come_back(),
+            Op::Rename { from, .. } if self.mortal => {
+                let is_dir = |ino: u64| self.inodes[&ino].is_dir();
+                !self.find(from).is_ok_and(is_dir) || !self.may_come_back()
+            }
             // A file whose name given last is gone is bound to none.
             Op::Append { path, .. } => self
                 .find(path)
@@ -111,6 +119,7 @@ impl ModelFs {
             Op::Set { path, name, value } => {
                 let ino = self.attributed(path)?;
                 let name = [b"user.cask.".as_slice(), &name.0].concat();
+                self.mortal |= name == TTL;
                 self.inode(ino).xattrs.insert(name, value.0.clone());
                 Ok(())
             }
@@ -228,7 +237,7 @@ impl ModelFs {
         }
     }
 
-    fn settings_of(&self, ino: u64) -> Settings {
+    pub fn settings_of(&self, ino: u64) -> Settings {
         let inode = &self.inodes[&ino];
         self.settings(&inode.xattrs, inode.named.as_ref().map(|(dir, _)| *dir))
     }
@@ -266,6 +275,8 @@ impl ModelFs {
         }
         Settings {
             is_log: find("mode").as_deref() == Some(b"log"),
+            is_value: find("mode").as_deref() == Some(b"value"),
+            ttl: number("ttl").map(|secs| secs as i64),
             record,
             lines: number("roll-lines").unwrap_or_default(),
             size: number("roll-size").unwrap_or_default(),
@@ -291,7 +302,7 @@ impl ModelFs {
         let settings = self.settings_of(ino);
         // A record of another period than the last one begins a fresh log.
         if settings.is_log
-            && self.is_over(ino, &settings)
+            && self.period_is_over(ino, &settings)
             && self.cut_by_itself(&name, "clock").is_ok()
         {
             ino = self.live(&name);
@@ -392,7 +403,7 @@ impl ModelFs {
         self.insert(name.0, &name.1, file)
     }
 
-    fn is_over(&self, ino: u64, settings: &Settings) -> bool {
+    fn period_is_over(&self, ino: u64, settings: &Settings) -> bool {
         let Inode { mtime, data, .. } = &self.inodes[&ino];
         let period = |time: &Timestamp| {
             let (year, month, _) = date(time.secs.div_euclid(86_400));
@@ -422,11 +433,12 @@ impl ModelFs {
             }
             if let Ok(ino) = self.entry(name.0, &name.1)
                 && self.is_log(ino)
-                && self.is_over(ino, &self.settings_of(ino))
+                && self.period_is_over(ino, &self.settings_of(ino))
                 && self.cut_by_itself(&name, "clock").is_ok()
             {
-                let moment = fingerprint(&self.dump());
-                self.logs.moments.push(moment);
+                let mut moment = self.clone();
+                moment.moments.clear();
+                self.moments.push(moment);
             }
         }
     }

@@ -13,3 +13,4 @@ pub mod model;
 pub mod op;
 pub mod plans;
 pub mod subject;
+pub mod values;

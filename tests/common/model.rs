@@ -9,11 +9,14 @@ use std::collections::{BTreeMap, HashMap};
 use caskfs::clock::Timestamp;
 use caskfs::format::FileKind;
 use caskfs::fs::RenameFlags;
-use libc::{EEXIST, EINVAL, EISDIR, ENAMETOOLONG, ENODATA, ENOENT, ENOTDIR, ENOTEMPTY, EPERM};
+use libc::{
+    EEXIST, EINVAL, EISDIR, ENAMETOOLONG, ENODATA, ENOENT, ENOTDIR, ENOTEMPTY, EOPNOTSUPP, EPERM,
+};
 
 use super::logs::{Logs, Mark, Name};
 use super::op::{Op, Path};
-use super::subject::{Dump, DumpEntry, EVENTS, events_entry};
+use super::subject::{BOUNDS, Dump, DumpEntry, EVENTS, text_entry};
+use super::values::{Slot, View};
 
 /// An operation's outcome: nothing, or an errno.
 pub type Outcome = Result<(), i32>;
@@ -31,10 +34,12 @@ pub struct Inode {
     pub mtime: Timestamp,
     /// Content of a regular file, target of a symbolic link.
     pub data: Vec<u8>,
-    entries: BTreeMap<Vec<u8>, u64>,
+    pub entries: BTreeMap<Vec<u8>, u64>,
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Handles open on it.
-    opens: u32,
+    pub opens: u32,
+    /// How often a value was saved in it.
+    pub saves: u64,
     /// The name given last, as long as it is there.
     pub named: Option<Name>,
     /// It is a segment.
@@ -56,6 +61,7 @@ impl Inode {
             entries: BTreeMap::new(),
             xattrs: BTreeMap::new(),
             opens: 0,
+            saves: 0,
             named: None,
             mark: None,
         }
@@ -71,9 +77,17 @@ impl Inode {
 pub struct ModelFs {
     pub inodes: BTreeMap<u64, Inode>,
     next: u64,
-    pub slots: HashMap<u8, u64>,
+    pub slots: HashMap<u8, Slot>,
     pub now: Timestamp,
     pub logs: Logs,
+    /// A ttl was given at some time: then nobody knows when directories change by removal.
+    pub mortal: bool,
+    /// It is not known what is still there of what is over: no ttl may change.
+    pub sealed: bool,
+    /// The number of blocks is fixed.
+    pub fixed: bool,
+    /// What the last operation was seen as on its way, if it is not one step.
+    pub moments: Vec<ModelFs>,
 }
 
 impl ModelFs {
@@ -86,17 +100,18 @@ impl ModelFs {
             slots: HashMap::new(),
             now,
             logs: Logs::default(),
+            mortal: false,
+            sealed: false,
+            fixed: false,
+            moments: Vec::new(),
         }
     }
 
     /// Does one operation at this time.
     pub fn apply(&mut self, op: &Op, now: Timestamp) -> Outcome {
-        self.now = Timestamp {
-            secs: now.secs + self.logs.ahead,
-            ..now
-        };
+        self.look_at(now);
         let now = self.now;
-        self.logs.moments.clear();
+        self.moments.clear();
         self.logs.told.clear();
         match op {
             Op::Create { path, perm } => self.make(path, Inode::new(FileKind::Regular, *perm, now)),
@@ -116,6 +131,7 @@ impl ModelFs {
             Op::Write { path, offset, data } => {
                 let ino = self.regular(path)?;
                 self.write(ino, *offset, &data.bytes());
+                self.replaced(ino);
                 Ok(())
             }
             Op::Append { path, data } => {
@@ -124,6 +140,7 @@ impl ModelFs {
                     return self.append_once(ino, &data.bytes());
                 }
                 self.write(ino, self.inodes[&ino].data.len() as u64, &data.bytes());
+                self.replaced(ino);
                 Ok(())
             }
             Op::Truncate { path, len } => {
@@ -134,10 +151,14 @@ impl ModelFs {
                 let inode = self.inode(ino);
                 inode.data.resize(*len as usize, 0);
                 inode.mtime = now;
+                self.replaced(ino);
                 Ok(())
             }
             Op::Punch { path, offset, len } => {
                 let ino = self.regular(path)?;
+                if self.is_value(ino) {
+                    return Err(EOPNOTSUPP);
+                }
                 let inode = self.inode(ino);
                 // As ext4: beyond the end there is nothing to do, not even to the time.
                 if *offset < inode.data.len() as u64 {
@@ -183,7 +204,7 @@ impl ModelFs {
                 let ino = self.regular(path)?;
                 self.inode(ino).opens += 1;
                 self.close(*slot);
-                self.slots.insert(*slot, ino);
+                self.slots.insert(*slot, self.opened(ino));
                 Ok(())
             }
             Op::Close { slot } => {
@@ -191,37 +212,69 @@ impl ModelFs {
                 Ok(())
             }
             Op::WriteOpen { slot, offset, data } => {
-                if let Some(ino) = self.slots.get(slot).copied() {
-                    self.write(ino, *offset, &data.bytes());
-                }
+                self.write_open(*slot, *offset, &data.bytes());
                 Ok(())
             }
             Op::Fsync { path } => self.regular(path).map(|_| ()),
-            Op::Sync | Op::Checkpoint => Ok(()),
+            Op::Sync | Op::Checkpoint | Op::Snapshot => Ok(()),
+            Op::Fix { .. } => {
+                self.fixed = true;
+                Ok(())
+            }
+            Op::Sweep => {
+                self.sweep();
+                Ok(())
+            }
             of_logs => self.log_op(of_logs),
         }
+    }
+
+    /// It is this time, and nothing is done.
+    pub fn look_at(&mut self, now: Timestamp) {
+        self.now = Timestamp {
+            secs: now.secs + self.logs.ahead,
+            ..now
+        };
     }
 
     /// The process died: all handles are closed, and what had no name is gone.
     pub fn crash(&mut self) {
         let slots: Vec<u8> = self.slots.keys().copied().collect();
         for slot in slots {
-            self.close(slot);
+            self.let_go(slot);
         }
         self.crash_logs();
     }
 
-    /// The tree as anybody can see it.
+    /// The tree as anybody can see it now.
     pub fn dump(&self) -> Dump {
+        self.dump_as(View {
+            now: self.now,
+            closed: false,
+            mortal: self.mortal,
+        })
+    }
+
+    pub fn dump_as(&self, view: View) -> Dump {
         let mut dump = Dump::default();
-        self.dump_below(&Path::default(), ROOT, &mut dump, &mut HashMap::new());
+        self.dump_below(&Path::default(), ROOT, view, &mut dump, &mut HashMap::new());
         if !self.logs.events.is_empty() {
-            dump.insert(Path::new(EVENTS), events_entry(self.logs.events.clone()));
+            dump.insert(Path::new(EVENTS), text_entry(self.logs.events.clone()));
+        }
+        if self.fixed {
+            dump.insert(Path::new(BOUNDS), text_entry(b"fixed".to_vec()));
         }
         dump
     }
 
-    fn dump_below(&self, path: &Path, ino: u64, dump: &mut Dump, first: &mut HashMap<u64, Path>) {
+    fn dump_below(
+        &self,
+        path: &Path,
+        ino: u64,
+        view: View,
+        dump: &mut Dump,
+        first: &mut HashMap<u64, Path>,
+    ) {
         let inode = &self.inodes[&ino];
         let same_as = first.get(&ino).cloned();
         first.entry(ino).or_insert_with(|| path.clone());
@@ -234,14 +287,16 @@ impl ModelFs {
                 gid: inode.gid,
                 rdev: inode.rdev,
                 nlink: inode.nlink,
-                mtime: inode.mtime,
+                mtime: view.mtime(inode.is_dir(), inode.mtime),
                 data: inode.data.clone(),
                 xattrs: inode.xattrs.clone(),
                 same_as,
             },
         );
         for (name, child) in &inode.entries {
-            self.dump_below(&path.join(name), *child, dump, first);
+            if !self.is_over(*child, view) {
+                self.dump_below(&path.join(name), *child, view, dump, first);
+            }
         }
     }
 
@@ -273,7 +328,11 @@ impl ModelFs {
         if name.len() > 255 {
             return Err(ENAMETOOLONG);
         }
-        dir.entries.get(name).copied().ok_or(ENOENT)
+        let ino = dir.entries.get(name).copied().ok_or(ENOENT)?;
+        match self.is_over_now(ino) {
+            true => Err(ENOENT),
+            false => Ok(ino),
+        }
     }
 
     /// The directory that a path's last name stands in, and what the name stands for.
@@ -323,6 +382,7 @@ impl ModelFs {
 
     pub fn attach(&mut self, dir: u64, name: &[u8], ino: u64) {
         let (now, is_dir) = (self.now, self.inodes[&ino].is_dir());
+        self.make_way(dir, name);
         self.inode(ino).named = Some((dir, name.to_vec()));
         let dir = self.inode(dir);
         dir.entries.insert(name.to_vec(), ino);
@@ -353,16 +413,9 @@ impl ModelFs {
         self.reap(ino);
     }
 
-    fn reap(&mut self, ino: u64) {
+    pub fn reap(&mut self, ino: u64) {
         if self.inodes[&ino].nlink == 0 && self.inodes[&ino].opens == 0 {
             self.inodes.remove(&ino);
-        }
-    }
-
-    fn close(&mut self, slot: u8) {
-        if let Some(ino) = self.slots.remove(&slot) {
-            self.inode(ino).opens -= 1;
-            self.reap(ino);
         }
     }
 
@@ -410,9 +463,10 @@ impl ModelFs {
         if !inode.is_dir() {
             return Err(ENOTDIR);
         }
-        if !inode.entries.is_empty() {
+        if !self.is_empty(inode) {
             return Err(ENOTEMPTY);
         }
+        self.clear(ino.ok_or(ENOENT)?);
         let ino = self.detach(dir, name);
         self.drop_name(ino);
         Ok(())
@@ -468,9 +522,10 @@ impl ModelFs {
             match (old.is_dir(), new.is_dir()) {
                 (true, false) => return Err(ENOTDIR),
                 (false, true) => return Err(EISDIR),
-                (true, true) if !new.entries.is_empty() => return Err(ENOTEMPTY),
+                (true, true) if !self.is_empty(new) => return Err(ENOTEMPTY),
                 _ => {}
             }
+            self.clear(target);
             self.detach(to_dir, to_name);
             self.drop_name(target);
         }

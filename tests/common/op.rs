@@ -251,6 +251,14 @@ pub enum Op {
     Clock {
         secs: i64,
     },
+    /// Removes what is over, as whoever lacks room does.
+    Sweep,
+    /// `caskfs resize --blocks` by so many.
+    Fix {
+        more: u64,
+    },
+    /// `caskfs snapshot`; the one before is looked at, however late that is.
+    Snapshot,
     /// A cut on a cask that has no room for its line in the record of rolls, nor to heed `keep`.
     Bare {
         op: Box<Op>,
@@ -276,7 +284,9 @@ impl Op {
             | Self::Checkpoint
             | Self::Tick
             | Self::LogClose { .. }
-            | Self::Clock { .. } => false,
+            | Self::Clock { .. }
+            | Self::Sweep
+            | Self::Snapshot => false,
             Self::Bare { op } => op.may_lack_space(),
             Self::Truncate { len, .. } => *len > 0,
             _ => true,
@@ -285,7 +295,10 @@ impl Op {
 
     /// Whether everything so far is durable when it has returned.
     pub fn is_durability_point(&self) -> bool {
-        matches!(self, Self::Fsync { .. } | Self::Sync | Self::Checkpoint)
+        matches!(
+            self,
+            Self::Fsync { .. } | Self::Sync | Self::Checkpoint | Self::Fix { .. } | Self::Snapshot
+        )
     }
 }
 
@@ -335,6 +348,9 @@ impl fmt::Display for Op {
             Self::LogClose { slot } => write!(f, "logclose {slot}"),
             Self::Rotate { path } => write!(f, "rotate {path}"),
             Self::Clock { secs } => write!(f, "clock {secs}"),
+            Self::Sweep => write!(f, "sweep"),
+            Self::Fix { more } => write!(f, "fix {more}"),
+            Self::Snapshot => write!(f, "snapshot"),
             Self::Bare { op } => write!(f, "bare {op}"),
         }
     }
@@ -476,6 +492,9 @@ impl FromStr for Op {
             "logclose" => Self::LogClose { slot: w.word()? },
             "rotate" => Self::Rotate { path: w.word()? },
             "clock" => Self::Clock { secs: w.word()? },
+            "sweep" => Self::Sweep,
+            "fix" => Self::Fix { more: w.word()? },
+            "snapshot" => Self::Snapshot,
             "bare" => {
                 let rest: Vec<&str> = w.0.by_ref().collect();
                 let op = Box::new(rest.join(" ").parse()?);

@@ -21,6 +21,7 @@ pub const fn plan(block_size: u32, blocks: u64, wal_blocks: u64, sync_one_in: u6
             overwrite_eighths: 0,
             sync_one_in,
             log_eighths: 0,
+            value_eighths: 0,
         },
         ops: 60,
         states_per_case: 2000,
@@ -51,6 +52,14 @@ pub const fn logging(block_size: u32, blocks: u64, wal_blocks: u64, sync_one_in:
     plan
 }
 
+/// A plan of values that have an end, of snapshots and of casks that are made larger.
+pub const fn values(block_size: u32, blocks: u64, wal_blocks: u64, sync_one_in: u64) -> Plan {
+    let mut plan = plan(block_size, blocks, wal_blocks, sync_one_in);
+    plan.mix.max_blocks = 2;
+    plan.mix.value_eighths = 6;
+    plan
+}
+
 /// A plan in which what is given up is wiped.
 pub const fn wiping(mut plan: Plan) -> Plan {
     plan.wipes = true;
@@ -58,7 +67,11 @@ pub const fn wiping(mut plan: Plan) -> Plan {
 }
 
 /// All of them, in turn.
-pub const ALL: [Plan; 20] = [
+pub const ALL: [Plan; 24] = [
+    values(512, 400, 16, 6),
+    values(1024, 260, 16, 4),
+    values(512, 0, 16, 6),
+    values(1024, 0, 8, 4),
     logging(512, 700, 32, 3),
     logging(1024, 0, 16, 4),
     logging(1024, 0, 32, 4),

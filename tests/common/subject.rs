@@ -9,16 +9,18 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use caskfs::Error;
-use caskfs::cask::{Cask, OpenOptions};
+use caskfs::cask::{Cask, Image, ImageRead, OpenOptions};
 use caskfs::clock::{Clock, ManualClock, Timestamp};
-use caskfs::device::Device;
 use caskfs::device::testing::Rng;
+use caskfs::device::{Device, MemoryDevice};
 use caskfs::format::FileKind;
 use caskfs::fs::{Caller, OpenFlags, SetAttr, SetTime};
+use caskfs::fsck;
 use caskfs::store::{Entry, Store};
 
-use super::model::Outcome;
+use super::model::{ModelFs, Outcome};
 use super::op::{Op, Path};
+use super::values::{TTL, View};
 
 /// All that can be seen of one name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -43,8 +45,11 @@ pub type Dump = BTreeMap<Path, DumpEntry>;
 /// Under this name the record of rolls stands in a dump.
 pub const EVENTS: &str = ".cask";
 
-/// The record of rolls in a dump.
-pub fn events_entry(lines: Vec<u8>) -> DumpEntry {
+/// Under this name it stands in a dump that the number of blocks is fixed.
+pub const BOUNDS: &str = ".bounds";
+
+/// What is no file, in a dump.
+pub fn text_entry(lines: Vec<u8>) -> DumpEntry {
     DumpEntry {
         kind: FileKind::Regular,
         perm: 0,
@@ -156,6 +161,11 @@ pub struct StoreSubject<D: Device> {
     writers: HashMap<u8, (u64, u64)>,
     /// Seconds that the clock was moved on.
     pub ahead: i64,
+    /// A ttl was given at some time.
+    mortal: bool,
+    spacing: u32,
+    /// An image, and the model when it was taken.
+    image: Option<(Image<D>, ModelFs)>,
     /// Bytes that the last write took.
     taken: Cell<usize>,
 }
@@ -176,8 +186,22 @@ impl<D: Device> StoreSubject<D> {
             slots: HashMap::new(),
             writers: HashMap::new(),
             ahead: 0,
+            mortal: false,
+            spacing,
+            image: None,
             taken: Cell::new(0),
         })
+    }
+
+    /// Goes on where the model is.
+    pub fn follow(&mut self, model: &ModelFs) {
+        self.ahead = model.logs.ahead;
+        self.mortal = model.mortal;
+    }
+
+    /// Sets the clock: nothing is done.
+    pub fn look_at(&mut self, now: Timestamp) {
+        self.clock.set(now);
     }
 
     /// What of `op`, which was done last and went well, was done: a full cask may take only the
@@ -204,7 +228,56 @@ impl<D: Device> StoreSubject<D> {
 
     /// Whether there may be no room for a few cuts.
     pub fn is_short(&self) -> bool {
-        self.store.statfs().is_ok_and(|stat| stat.blocks_free < 160)
+        self.store.statfs().is_ok_and(|stat| stat.blocks_free < 300)
+    }
+
+    /// Takes an image of the cask as it is, with what the model says of it, and looks at the one before.
+    pub fn take_image(&mut self, model: &ModelFs) -> Result<(), String> {
+        self.look_at_image()?;
+        let image = self.store.cask().image();
+        let image = image.map_err(|error| format!("no image: {error}"))?;
+        self.image = Some((image, model.clone()));
+        Ok(())
+    }
+
+    /// Whether the cask in the image is whole and what the model was then.
+    pub fn look_at_image(&mut self) -> Result<(), String> {
+        let Some((image, model)) = self.image.take() else {
+            return Ok(());
+        };
+        let mut bytes = vec![0; image.bytes() as usize];
+        match image.read_at(0, &mut bytes) {
+            // It was given up for those who write.
+            Err(Error::Stale) => return Ok(()),
+            read => read.map_err(|error| format!("an image cannot be read: {error}"))?,
+        }
+        let now = self.clock.now();
+        let device = MemoryDevice::from_bytes(bytes);
+        let mut copy = StoreSubject::open(device, self.spacing, now)
+            .map_err(|error| format!("an image does not open: {error}"))?;
+        copy.follow(&model);
+        let found = copy.dump().map_err(|error| format!("an image: {error}"))?;
+        let wanted = model.dump_as(View {
+            closed: true,
+            ..copy.view()
+        });
+        if found != wanted {
+            return Err(format!("an image: {}", differences(&found, &wanted)));
+        }
+        let report = fsck::check(copy.store().cask(), true, &mut |_| {});
+        let report = report.map_err(|error| format!("fsck of an image: {error}"))?;
+        match report.findings.as_slice() {
+            [] => Ok(()),
+            findings => Err(format!("fsck of an image: {findings:#?}")),
+        }
+    }
+
+    fn view(&self) -> View {
+        View {
+            now: self.clock.now(),
+            closed: false,
+            mortal: self.mortal,
+        }
     }
 
     /// Notes what a write took.
@@ -357,10 +430,12 @@ impl<D: Device> StoreSubject<D> {
             }
             Op::Unlink { path } => {
                 let (dir, name) = self.place(path)?;
+                store.lookup(caller, dir, name)?;
                 store.unlink(caller, dir, name)
             }
             Op::Rmdir { path } => {
                 let (dir, name) = self.place(path)?;
+                store.lookup(caller, dir, name)?;
                 store.rmdir(caller, dir, name)
             }
             Op::Rename { from, to, flags } => {
@@ -479,7 +554,9 @@ impl<D: Device> StoreSubject<D> {
             Op::Set { path, name, value } => {
                 let ino = self.attributed(path)?;
                 let name = [b"user.cask.".as_slice(), &name.0].concat();
-                store.setxattr(caller, ino, &name, &value.0, false, false)
+                store.setxattr(caller, ino, &name, &value.0, false, false)?;
+                self.mortal |= name == TTL;
+                Ok(())
             }
             Op::LogOpen { path, slot } => {
                 let (dir, name) = self.place(path)?;
@@ -518,6 +595,13 @@ impl<D: Device> StoreSubject<D> {
                 self.ahead += secs;
                 Ok(())
             }
+            Op::Sweep => store.make_room().map(drop),
+            Op::Fix { more } => {
+                let blocks = store.cask().stats().blocks + more;
+                store.cask().resize_blocks(Some(blocks))
+            }
+            // See `take_image`.
+            Op::Snapshot => store.cask().checkpoint(),
             Op::Bare { op } => self.run(op),
         }
     }
@@ -549,7 +633,9 @@ impl<D: Device> StoreSubject<D> {
             gid: attr.gid,
             rdev: attr.rdev,
             nlink: attr.nlink,
-            mtime: attr.mtime,
+            mtime: self
+                .view()
+                .mtime(attr.kind == FileKind::Directory, attr.mtime),
             data,
             xattrs,
             same_as: known,
@@ -607,9 +693,12 @@ impl<D: Device> Subject for StoreSubject<D> {
         let mut dump = Dump::new();
         let root = self.store.getattr(1, None)?;
         self.dump_below(&Path::default(), &root, &mut dump, &mut HashMap::new())?;
+        if self.store.cask().stats().blocks_limit.is_some() {
+            dump.insert(Path::new(BOUNDS), text_entry(b"fixed".to_vec()));
+        }
         let events = self.events()?;
         if !events.is_empty() {
-            dump.insert(Path::new(EVENTS), events_entry(events));
+            dump.insert(Path::new(EVENTS), text_entry(events));
         }
         Ok(dump)
     }
