@@ -55,7 +55,7 @@ controls! {
     checkpoint_superblock_barrier: CheckpointSuperblockBarrier in [plan(512, 204, 4, 6)];
     digest_chain: DigestChain in [plan(512, 204, 4, 6), plan(512, 208, 8, 12)];
     bypass_checksums: BypassChecksums in [bypassing(1024, 400, 8, 12), bypassing(512, 400, 8, 12)];
-    deferred_free: DeferredFree in [overwriting(512, 232, 32, 4), overwriting(512, 216, 16, 4)];
+    deferred_free: DeferredFree in [overwriting(512, 214, 32, 4)];
     wal_retirement: WalRetirement in [plan(512, 204, 4, 6)];
     fresh_block_after_ack: FreshBlockAfterAck in [plan(512, 208, 8, 2), plan(1024, 188, 8, 2)];
     checkpoint_after_recovery: CheckpointAfterRecovery in [plan(512, 208, 8, 6)];

@@ -10,8 +10,10 @@
 
 mod backing;
 mod bitmap;
+mod marks;
 
 pub use bitmap::Bitmap;
+pub use marks::Marks;
 
 use parking_lot::Mutex;
 
@@ -502,6 +504,46 @@ impl Allocator {
         };
         plan.adds.iter().for_each(|run| mark(run, false));
         plan.frees.iter().for_each(|run| mark(run, true));
+    }
+
+    /// Makes the committed bitmaps hold what is in use, which they do not where they are damaged; answers
+    /// how many blocks they lacked. All are written with the next checkpoint then.
+    pub fn adopt(&self, used: &Marks) -> u64 {
+        let mut inner = self.inner.lock();
+        let mut added = 0;
+        for (index, group) in inner.groups.iter_mut().enumerate() {
+            let start = self.geometry.group_start(index as u64);
+            for at in (SLOT_BLOCKS..group.limit).filter(|at| used.holds(start + at)) {
+                if group.committed.set(at, true) {
+                    added += 1;
+                    group.free -= u64::from(!group.busy.set(at, false));
+                }
+            }
+            if added > 0 {
+                group.crc = None;
+            }
+        }
+        inner.free = inner.groups.iter().map(|group| group.free).sum();
+        added
+    }
+
+    /// The blocks that the committed bitmaps hold and nothing uses.
+    pub fn leaked(&self, used: &Marks) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        self.for_each_group(|start, limit, bits| {
+            for at in (SLOT_BLOCKS..limit).filter(|at| bits.get(*at)) {
+                let block = start + at;
+                match runs.last_mut() {
+                    _ if used.holds(block) => {}
+                    Some(run) if run.start + run.len == block => run.len += 1,
+                    _ => runs.push(Run {
+                        start: block,
+                        len: 1,
+                    }),
+                }
+            }
+        });
+        runs
     }
 
     /// Visits the committed bitmap of each group: its first block, its limit and its bits.

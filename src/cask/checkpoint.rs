@@ -4,7 +4,7 @@
 //! gives up is used again only after it is durable and no reader of an older one is left (I3, I4);
 //! nothing unverified is ever checksummed anew (I7).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,7 +24,7 @@ use crate::format::page::Page;
 use crate::format::superblock::{FLAG_FIXED, SuperblockRecord};
 use crate::format::wal::decode_crcs;
 use crate::format::{Geometry, Key, Kind};
-use crate::tree::{Edit, PageStore, Root, Value, merge};
+use crate::tree::{Edit, PageStore, Root, Value, merge, prune};
 use crate::wal::Mark;
 
 /// Neighbouring blocks are gathered into writes of up to this many bytes.
@@ -38,6 +38,20 @@ struct Frozen {
     mark: Mark,
     /// What it gives up is wiped.
     wipes: bool,
+    /// What of the tree is left out, and given up.
+    pruned: Option<Pruned>,
+}
+
+/// What is wrong with a checkpoint.
+pub(super) struct Pruned {
+    /// See [`prune()`].
+    pub bad: HashSet<(u64, Key)>,
+    /// Items that say what of contents is lost.
+    pub lost: Vec<Edit>,
+    /// Pages in the rest of the tree.
+    pub pages: u64,
+    /// Blocks that nothing uses.
+    pub leaked: Vec<Run>,
 }
 
 /// Writes new blocks and keeps the account of blocks taken and given up.
@@ -110,7 +124,30 @@ impl<D: Device> Cask<D> {
             superblock,
             mark,
             wipes,
+            pruned: None,
         }))
+    }
+
+    /// Writes the newest checkpoint anew, without what is wrong with it. What the log adds stays there.
+    pub(super) fn write_pruned(&self, pruned: Pruned) -> Result<()> {
+        let _one = self.checkpointing.lock();
+        let frozen = {
+            let state = self.state.read();
+            let superblock = state.superblock;
+            Frozen {
+                overlay: Arc::new(Overlay::new(self.geometry, superblock.next_number.get())),
+                snapshot: Arc::clone(&state.snapshot),
+                superblock,
+                mark: Mark {
+                    position: superblock.wal_position.get(),
+                    next: superblock.wal_lsn.get(),
+                    chain: superblock.wal_digest,
+                },
+                wipes: false,
+                pruned: Some(pruned),
+            }
+        };
+        self.write_checkpoint(frozen)
     }
 
     fn write_checkpoint(&self, frozen: Frozen) -> Result<()> {
@@ -122,6 +159,7 @@ impl<D: Device> Cask<D> {
             superblock,
             mark,
             wipes,
+            pruned,
         } = frozen;
         let mut generation = superblock.generation.get() + 1;
         let mut build = Build {
@@ -133,8 +171,29 @@ impl<D: Device> Cask<D> {
             gathered_at: 0,
             ahead: Run { start: 0, len: 0 },
         };
-        let edits = build.edits(&overlay, &snapshot)?;
-        let root = merge(&self.tree, &snapshot.root, generation, edits, &mut build)?;
+        let is_pruned = pruned.is_some();
+        let root = match pruned {
+            None => {
+                let edits = build.edits(&overlay, &snapshot)?;
+                merge(&self.tree, &snapshot.root, generation, edits, &mut build)?
+            }
+            Some(pruned) => {
+                build.frees.extend(pruned.leaked);
+                let pages = pruned.pages;
+                let old = Root {
+                    pages,
+                    ..snapshot.root
+                };
+                prune(
+                    &self.tree,
+                    &old,
+                    generation,
+                    pruned.bad,
+                    pruned.lost,
+                    &mut build,
+                )?
+            }
+        };
         build.flush()?;
         let ahead = build.ahead;
         let Build {
@@ -145,7 +204,11 @@ impl<D: Device> Cask<D> {
         } = build;
         unused.push(ahead);
         #[cfg(any(test, feature = "testing"))]
-        self.check_pledge(&overlay, &adds);
+        if !is_pruned {
+            self.check_pledge(&overlay, &adds);
+        }
+        #[cfg(not(any(test, feature = "testing")))]
+        let _ = is_pruned;
 
         let slot = superblock.alloc_slot.get() ^ 1;
         let plan = self.alloc.plan(adds, frees.clone(), slot, &self.keys)?;
@@ -266,6 +329,45 @@ pub(super) fn padded(label: &[u8]) -> [u8; crate::limits::LABEL_MAX] {
 enum Piece {
     Inline(Vec<u8>),
     Blocks(Extent),
+}
+
+/// What stands in the tree for some blocks of a content.
+enum Old {
+    Inline,
+    Extent(Extent),
+    Lost(u64),
+}
+
+impl Old {
+    fn blocks(&self) -> u64 {
+        match self {
+            Self::Inline => 1,
+            Self::Extent(extent) => extent.len(),
+            Self::Lost(blocks) => *blocks,
+        }
+    }
+}
+
+/// Puts what is left of an item of the tree.
+fn keep(
+    number: Number,
+    old: &Old,
+    first: u64,
+    blocks: Range<u64>,
+    edits: &mut BTreeMap<Key, Option<Value>>,
+) {
+    let range = blocks.start.saturating_sub(first)..blocks.end.saturating_sub(first);
+    let value = match old {
+        Old::Extent(extent) => extent.part(range).map(|part| encode(&part)),
+        Old::Lost(_) => u32::try_from(range.end.saturating_sub(range.start))
+            .ok()
+            .filter(|blocks| *blocks > 0)
+            .map(|blocks| ContentRecord::Lost(blocks).encode().into()),
+        Old::Inline => None,
+    };
+    if let Some(value) = value {
+        edits.insert(Key::new(number, Kind::Data, blocks.start), Some(value));
+    }
 }
 
 impl<D: Device> Build<'_, D> {
@@ -444,62 +546,50 @@ impl<D: Device> Build<'_, D> {
             }
             joined
         });
-        let mut items: BTreeMap<u64, (Option<u64>, Vec<u32>)> = BTreeMap::new();
+        let mut items: BTreeMap<u64, Old> = BTreeMap::new();
         for range in &gone {
-            self.cask
-                .tree_content(snapshot, number, range.clone(), &mut |first, record| {
-                    match record {
-                        ContentRecord::Inline(_) => items.insert(first, (None, Vec::new())),
-                        ContentRecord::Extent { start, crcs } => {
-                            items.insert(first, (Some(start), decode_crcs(crcs).collect()))
-                        }
-                    };
-                    Ok(true)
-                })?;
+            let before = self.cask.geometry.extent_max() - 1;
+            let at = |block| Key::new(number, Kind::Data, block);
+            let (from, to) = (range.start.saturating_sub(before), range.end - 1);
+            let mut cursor = self.cask.tree.range(&snapshot.root, at(from), at(to));
+            while let Some((key, value)) = cursor.next()? {
+                let old = match ContentRecord::decode(value) {
+                    Ok(ContentRecord::Inline(_)) => Old::Inline,
+                    Ok(ContentRecord::Extent { start, crcs }) => Old::Extent(Extent {
+                        start,
+                        crcs: decode_crcs(crcs).collect(),
+                    }),
+                    Ok(ContentRecord::Lost(blocks)) => Old::Lost(u64::from(blocks)),
+                    // What means nothing can be replaced.
+                    Err(_) if range.contains(&key.offset) => Old::Inline,
+                    Err(error) => return Err(error),
+                };
+                if key.offset.saturating_add(old.blocks()) > range.start {
+                    items.insert(key.offset, old);
+                }
+            }
         }
-        for (first, (start, crcs)) in items {
+        for (first, old) in items {
             edits.insert(Key::new(number, Kind::Data, first), None);
-            let Some(start) = start else { continue };
-            let extent = Extent {
-                start,
-                crcs: crcs.into(),
-            };
-            let end = first + extent.len();
+            let end = first + old.blocks();
             let mut at = first;
             let touching = gone
                 .get(gone.partition_point(|r| r.end <= first)..)
                 .unwrap_or_default();
             for range in touching.iter().take_while(|r| r.start < end) {
-                self.keep(number, &extent, first, at..range.start.max(at), edits);
+                keep(number, &old, first, at..range.start.max(at), edits);
                 let cut = range.start.max(first)..range.end.min(end);
-                self.frees.push(Run {
-                    start: start + (cut.start - first),
-                    len: cut.end - cut.start,
-                });
+                if let Old::Extent(extent) = &old {
+                    self.frees.push(Run {
+                        start: extent.start + (cut.start - first),
+                        len: cut.end - cut.start,
+                    });
+                }
                 at = cut.end;
             }
-            self.keep(number, &extent, first, at..end, edits);
+            keep(number, &old, first, at..end, edits);
         }
         Ok(())
-    }
-
-    /// Puts what is left of an extent of the tree.
-    fn keep(
-        &self,
-        number: Number,
-        extent: &Extent,
-        first: u64,
-        blocks: Range<u64>,
-        edits: &mut BTreeMap<Key, Option<Value>>,
-    ) {
-        if let Some(part) =
-            extent.part(blocks.start.saturating_sub(first)..blocks.end.saturating_sub(first))
-        {
-            edits.insert(
-                Key::new(number, Kind::Data, blocks.start),
-                Some(encode(&part)),
-            );
-        }
     }
 
     fn put_pieces(

@@ -16,6 +16,7 @@ use super::{Cask, Snapshot};
 use crate::alloc::{Bitmap, SLOT_BLOCKS, slots_of};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::format::superblock::SUPERBLOCK_COPIES;
 
 /// What keeps the blocks of an image from being used again; `None` when it was given up.
 pub(super) type Pin = Mutex<Option<Arc<Snapshot>>>;
@@ -64,9 +65,9 @@ impl<D: Device> Cask<D> {
         let root_at = geometry.alloc_root_offset(superblock.alloc_slot.get());
         let root_end = root_at + geometry.alloc_root_len();
         let mut head = vec![0; root_end as usize];
-        let pair = 2 * (superblock.generation.get() & 1);
         let bytes = superblock.encode();
-        for copy in [pair, pair + 1] {
+        // As in a cask that was just made, all copies are of one checkpoint.
+        for copy in 0..SUPERBLOCK_COPIES {
             let at = geometry.superblock_offset(copy) as usize;
             if let Some(place) = head.get_mut(at..at + bytes.len()) {
                 place.copy_from_slice(&bytes);

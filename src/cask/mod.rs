@@ -9,6 +9,7 @@ mod checkpoint;
 mod departures;
 mod growth;
 mod image;
+mod mend;
 mod overlay;
 mod records;
 mod recovery;
@@ -32,6 +33,7 @@ pub use audit::{GroupBits, Pinned};
 pub use crate::tree::Value;
 pub use crate::wal::Lsn;
 pub use image::{Image, ImageRead};
+pub use mend::Mended;
 pub use recovery::{FormatOptions, OpenOptions, Unrecovered};
 pub use tx::{Class, Guard, Staged, Tx};
 pub use view::Read;
@@ -199,6 +201,9 @@ pub struct Cask<D: Device> {
     /// Nanoseconds of the owner's clock when the log was synced, and seconds of the last checkpoint.
     last_commit: AtomicI64,
     last_checkpoint: AtomicI64,
+    damaged_copies: u32,
+    /// What was mended when it was opened.
+    mended: Vec<Mended>,
 }
 
 impl<D: Device> Cask<D> {
@@ -282,8 +287,8 @@ impl<D: Device> Cask<D> {
         let age = now
             .secs
             .saturating_sub(self.last_checkpoint.load(Ordering::Relaxed));
-        let full =
-            self.wal.live() >= self.log_due() || self.state.read().active.memory() >= 2 * LOG_DUE;
+        let full = self.wal.live() >= self.log_due()
+            || self.state.read().active.memory() >= space::MEMORY_DUE;
         let due = !idle && (full || !(0..age_due).contains(&age));
         if idle || due {
             self.last_checkpoint.store(now.secs, Ordering::Relaxed);

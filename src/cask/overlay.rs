@@ -22,6 +22,11 @@ use crate::tree::Value;
 /// Bytes of a content item beside its payload.
 const CONTENT_OVERHEAD: usize = CELL_OVERHEAD + 9;
 
+/// Bytes of memory of an item, and of a content with one chunk, beside what is in them: most of it is
+/// what the maps and the allocator leave unused.
+const ITEM_MEMORY: u64 = 120;
+const CONTENT_MEMORY: u64 = 420;
+
 /// What the next checkpoint may need for a set of changes, at most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
@@ -235,8 +240,9 @@ impl Overlay {
 
     /// About how many bytes of memory the layer takes.
     pub fn memory(&self) -> u64 {
-        let entries = (self.items.len() + 2 * self.contents.len()) as u64;
-        self.cost.bytes + self.cost.blocks * self.geometry.block() + entries * 64
+        let items = self.items.len() as u64 * ITEM_MEMORY;
+        let contents = self.contents.len() as u64 * CONTENT_MEMORY;
+        self.cost.bytes + self.cost.blocks * self.geometry.block() + items + contents
     }
 
     /// Applies one change. Counters, growth and label are the caller's.

@@ -13,12 +13,13 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::checkpoint::{padded, root_of};
 use super::departures::Departures;
+use super::mend::{Mended, survey};
 use super::overlay::Overlay;
 use super::records::Records;
 use super::space::Need;
 use super::wipe::in_force;
-use super::{Abandoned, Bounds, Cask, Snapshot, State};
-use crate::alloc::{Allocator, Run};
+use super::{Abandoned, Bounds, Cask, Lsn, Snapshot, State};
+use crate::alloc::{Allocator, Marks, Run};
 use crate::clock::Timestamp;
 use crate::device::control::{Control, removed};
 use crate::device::{Device, write_zeros};
@@ -34,7 +35,7 @@ use crate::format::wal::{Change, Changes, decode_crcs, records};
 use crate::format::{FileKind, Geometry, Key};
 use crate::limits::{WAL_DEFAULT, WAL_MAX, WAL_MIN};
 use crate::tree::Tree;
-use crate::wal::{Mark, Replay, Wal, replay};
+use crate::wal::{Mark, Replay, Wal, disbelieve, replay};
 
 /// Memory for tree pages.
 const CACHE_BYTES: usize = 68 << 20;
@@ -99,6 +100,12 @@ pub struct OpenOptions {
     pub read_only: bool,
     /// Bytes between superblock copies, if not 65,536; used where copy 0 cannot tell.
     pub superblock_spacing: Option<u32>,
+    /// What does not verify is taken out, for good: see [`Cask::mended`]. Otherwise a cask with damage in
+    /// its bitmaps or its log is not opened, or only for reading.
+    pub forgiving: bool,
+    /// The older of the two superblocks is used, as if the newest checkpoint had not been: only together
+    /// with `forgiving`, since what it refers to may be used again.
+    pub older: bool,
 }
 
 impl FormatOptions {
@@ -283,7 +290,7 @@ impl<D: Device> Cask<D> {
     /// [`Error::Invalid`] when it is no cask or one this program cannot use; [`Error::Corrupt`]; I/O
     /// errors.
     pub fn open(device: D, options: OpenOptions) -> Result<Self> {
-        Unrecovered::load(device, &options)?.recover(options.read_only)
+        Unrecovered::load(device, &options)?.recover(&options)
     }
 }
 
@@ -294,6 +301,7 @@ pub struct Unrecovered<D> {
     geometry: Geometry,
     /// Copies that did not verify.
     damaged_copies: u32,
+    mended: Vec<Mended>,
 }
 
 impl<D: Device> Unrecovered<D> {
@@ -306,6 +314,8 @@ impl<D: Device> Unrecovered<D> {
             .len()
             .map_err(Error::io("asking for the container's length"))?;
         let mut best: Option<SuperblockRecord> = None;
+        let mut older: Option<SuperblockRecord> = None;
+        let mut mended = Vec::new();
         let mut worst = Rejected::Foreign;
         let mut damaged_copies = 0;
         let copy_zero = read_copy(&device, 0, len)?;
@@ -318,7 +328,12 @@ impl<D: Device> Unrecovered<D> {
                 Ok(found)
                     if best.is_none_or(|best| best.generation.get() < found.generation.get()) =>
                 {
-                    best = Some(found);
+                    older = best.replace(found).or(older);
+                }
+                Ok(found)
+                    if best.is_some_and(|best| best.generation.get() > found.generation.get()) =>
+                {
+                    older = Some(found);
                 }
                 Ok(_) => {}
                 Err(why) => {
@@ -341,12 +356,37 @@ impl<D: Device> Unrecovered<D> {
                 Rejected::Damaged => Error::corrupt("no superblock copy that verifies", 0),
             });
         };
+        let superblock = match older.filter(|_| options.older) {
+            None if options.older => {
+                return Err(Error::invalid(
+                    "there is no older superblock that verifies; leave out --older",
+                ));
+            }
+            None => superblock,
+            Some(older) => {
+                let sentence = format!(
+                    "checkpoint {} is used instead of {}: what was done since is lost, but for what the log still holds",
+                    older.generation.get(),
+                    superblock.generation.get()
+                );
+                mended.push(Mended::new("older", None, sentence));
+                older
+            }
+        };
         let geometry = Geometry::of(&superblock);
         let layout = geometry.offset(superblock.blocks.get());
         geometry
             .check(superblock.blocks.get())
             .map_err(|_| Error::corrupt("an impossible layout", 0))?;
-        if len < layout {
+        if len < layout && options.forgiving {
+            device
+                .set_len(layout)
+                .map_err(Error::io("making the container as long as it was"))?;
+            let sentence = format!(
+                "the container is cut off: {len} bytes of {layout}; what is missing reads as zeros"
+            );
+            mended.push(Mended::new("cut-off", Some(len), sentence));
+        } else if len < layout {
             return Err(Error::invalid(format!(
                 "the container is cut off: {len} bytes of {layout}; restore it from a copy"
             )));
@@ -356,6 +396,7 @@ impl<D: Device> Unrecovered<D> {
             superblock,
             geometry,
             damaged_copies,
+            mended,
         })
     }
 
@@ -370,17 +411,19 @@ impl<D: Device> Unrecovered<D> {
     }
 
     /// Replays the log over the newest checkpoint; writes a checkpoint if there was anything to
-    /// replay or to reject, unless `read_only`.
+    /// replay or to reject, unless it is read only.
     ///
     /// # Errors
     /// As [`Cask::open`].
-    pub fn recover(self, read_only: bool) -> Result<Cask<D>> {
+    pub fn recover(self, options: &OpenOptions) -> Result<Cask<D>> {
         let Self {
             device,
             superblock,
             geometry,
-            ..
+            damaged_copies,
+            mut mended,
         } = self;
+        let read_only = options.read_only;
         let device = Arc::new(device);
         if !read_only {
             // After a kill the newest superblock and frames may be in the host's cache alone. They
@@ -391,15 +434,21 @@ impl<D: Device> Unrecovered<D> {
         }
         let keys = Keys::derive(&superblock.secret);
         let generation = superblock.generation.get();
-        let alloc = Allocator::load(
-            &*device,
-            geometry,
-            superblock.blocks.get(),
-            superblock.alloc_slot.get(),
-            &superblock.alloc_digest,
-            &keys,
-        )?;
-        if superblock.flags.get() & FLAG_FIXED == 0 && !read_only {
+        let tree = Tree::new(Arc::clone(&device), geometry, CACHE_BYTES);
+        let found = match options.forgiving {
+            true => {
+                let (root, blocks) = (root_of(&superblock), superblock.blocks.get());
+                let mut found = survey(&tree, geometry, &root, blocks)?;
+                mended.append(&mut found.mended);
+                Some(found)
+            }
+            false => None,
+        };
+        let used = found.as_ref().map(|found| &found.used);
+        let (mut alloc, rebuilt) =
+            allocator(&*device, geometry, &superblock, &keys, used, &mut mended)?;
+        let is_growing = superblock.flags.get() & FLAG_FIXED == 0 && !read_only;
+        if is_growing {
             alloc.assume_absent();
         }
         let mark = Mark {
@@ -407,44 +456,90 @@ impl<D: Device> Unrecovered<D> {
             next: superblock.wal_lsn.get(),
             chain: superblock.wal_digest,
         };
-        let log = replay(&*device, geometry, &keys, mark, generation)?;
+        let log = match replay(&*device, geometry, &keys, mark, generation) {
+            Err(Error::Corrupt(what)) if options.forgiving => {
+                mended.push(Mended::new(
+                    "log",
+                    Some(what.offset),
+                    format!("{what}: the log is left out"),
+                ));
+                disbelieve(&*device, geometry, &keys, mark)?
+            }
+            log => log?,
+        };
         let stale = superblock.flags.get() & FLAG_STALE != 0;
         let departures = Arc::new(Departures::default());
-        let mut state = State {
-            active: Overlay::new(geometry, superblock.next_number.get()),
-            frozen: None,
-            frozen_pledge: Need::default(),
-            promised: 0,
-            snapshot: Arc::new(Snapshot {
-                root: root_of(&superblock),
-                departures: Arc::clone(&departures),
-            }),
-            next_number: superblock.next_number.get(),
-            files: superblock.files.get(),
-            wipes: superblock.wipes.get(),
-            label: superblock.label().to_vec(),
-            bounds: Bounds::of(&superblock),
-            superblock,
+        let fresh = || {
+            let mut active = Overlay::new(geometry, superblock.next_number.get());
+            active.wiping = superblock.wipes.get() > 0;
+            State {
+                active,
+                frozen: None,
+                frozen_pledge: Need::default(),
+                promised: 0,
+                snapshot: Arc::new(Snapshot {
+                    root: root_of(&superblock),
+                    departures: Arc::clone(&departures),
+                }),
+                next_number: superblock.next_number.get(),
+                files: superblock.files.get(),
+                wipes: superblock.wipes.get(),
+                label: superblock.label().to_vec(),
+                bounds: Bounds::of(&superblock),
+                superblock,
+            }
         };
-        state.active.wiping = state.wipes > 0;
-        let applied = apply_log(&*device, geometry, &alloc, &log, &mut state)?;
+        let mut state = fresh();
+        let mut at = mark.next;
+        let applied = match apply_log(&*device, geometry, &alloc, &log, &mut state, None, &mut at) {
+            Err(Error::Corrupt(what)) if options.forgiving => {
+                let sentence = format!("{what}: the log from operation {at} on is left out");
+                mended.push(Mended::new("log", Some(what.offset), sentence));
+                // What was applied of that operation is taken back by beginning again.
+                (alloc, _) = allocator(
+                    &*device,
+                    geometry,
+                    &superblock,
+                    &keys,
+                    used,
+                    &mut Vec::new(),
+                )?;
+                if is_growing {
+                    alloc.assume_absent();
+                }
+                state = fresh();
+                let end = Some(at);
+                apply_log(&*device, geometry, &alloc, &log, &mut state, end, &mut at)?
+            }
+            applied => applied?,
+        };
         let damaged = log.lost.is_some() || applied.end.next <= log.durable;
-        let why = match (damaged, read_only) {
+        if options.forgiving && log.lost.is_some() {
+            let sentence = format!(
+                "the log ends before operation {}, though later ones were confirmed durable: they are lost",
+                applied.end.next
+            );
+            mended.push(Mended::new("log", None, sentence));
+        }
+        let why = match (damaged && !options.forgiving, read_only) {
             (true, _) => Some(
                 "part of its log that was confirmed durable does not verify; run `caskfs fsck`",
             ),
             (false, true) => Some(""),
             (false, false) => None,
         };
-        let replayed = applied.end.next != mark.next || log.rejected || applied.rejected;
+        let replayed = applied.end.next != mark.next || log.rejected || applied.rejected || damaged;
         let mut end = applied.end;
         if replayed && !removed(Control::CheckpointAfterRecovery) {
             // A fresh seed: no frame that was rejected can ever continue the chain.
             end.chain = keys.seed(generation + 1, &end.chain);
         }
+        if damaged {
+            // What is left in the ring says no more that this or anything after it was durable.
+            end.next = end.next.max(log.durable + 1);
+        }
         end.position = end.position.next_multiple_of(geometry.wal_unit());
         let wiped = in_force(&state);
-        let tree = Tree::new(Arc::clone(&device), geometry, CACHE_BYTES);
         let wal = Wal::new(
             Arc::clone(&device),
             geometry,
@@ -453,7 +548,7 @@ impl<D: Device> Unrecovered<D> {
             end,
             generation,
         );
-        let cask = Cask {
+        let mut cask = Cask {
             device,
             geometry,
             keys,
@@ -481,6 +576,8 @@ impl<D: Device> Unrecovered<D> {
             failed: OnceLock::new(),
             last_commit: AtomicI64::new(0),
             last_checkpoint: AtomicI64::new(0),
+            damaged_copies,
+            mended: Vec::new(),
         };
         if cask.read_only.is_none() {
             // What was set aside had room when it was logged; ask for it by name.
@@ -490,12 +587,74 @@ impl<D: Device> Unrecovered<D> {
                 true => u64::MAX,
                 false => wanted.saturating_sub(free),
             })?;
+            if let Some(found) = found {
+                let leaked: u64 = cask
+                    .alloc
+                    .leaked(&found.used)
+                    .iter()
+                    .map(|run| run.len)
+                    .sum();
+                if leaked > 0 {
+                    let sentence = format!("{leaked} blocks that nothing uses are free again");
+                    mended.push(Mended::harmless("block-unused", None, sentence));
+                }
+                cask.settle_damage(found, rebuilt)?;
+                if damaged_copies > 0 {
+                    let sentence = format!(
+                        "{damaged_copies} of four superblock copies did not verify: they are written anew"
+                    );
+                    mended.push(Mended::harmless("superblock-copy", None, sentence));
+                    cask.renew_superblocks()?;
+                }
+            }
             if replayed && !removed(Control::CheckpointAfterRecovery) {
                 cask.checkpoint()?;
             }
             cask.begin_wiping()?;
         }
+        cask.mended = mended;
         Ok(cask)
+    }
+}
+
+/// The allocator as the superblock names it. With what was found in use it is made to hold that, however
+/// damaged the bitmaps are; answers whether they must be written anew.
+fn allocator<D: Device>(
+    device: &D,
+    geometry: Geometry,
+    superblock: &SuperblockRecord,
+    keys: &Keys,
+    used: Option<&Marks>,
+    mended: &mut Vec<Mended>,
+) -> Result<(Allocator, bool)> {
+    let loaded = Allocator::load(
+        device,
+        geometry,
+        superblock.blocks.get(),
+        superblock.alloc_slot.get(),
+        &superblock.alloc_digest,
+        keys,
+    );
+    let Some(used) = used else {
+        return Ok((loaded?, false));
+    };
+    match loaded {
+        Err(Error::Corrupt(what)) => {
+            let sentence = format!("{what}: the map of free blocks is made anew");
+            mended.push(Mended::harmless("bitmap", Some(what.offset), sentence));
+            let alloc = Allocator::empty(geometry, superblock.blocks.get());
+            alloc.adopt(used);
+            Ok((alloc, true))
+        }
+        loaded => {
+            let alloc = loaded?;
+            let lacked = alloc.adopt(used);
+            if lacked > 0 {
+                let sentence = format!("{lacked} blocks in use were marked free: they are marked");
+                mended.push(Mended::harmless("block-free", None, sentence));
+            }
+            Ok((alloc, lacked > 0))
+        }
     }
 }
 
@@ -520,22 +679,26 @@ struct Applied {
     rejected: bool,
 }
 
-/// Applies records in order, up to the first whose blocks do not verify.
+/// Applies records in order, up to the first whose blocks do not verify, and to before `until`; `at` is
+/// the one that was at hand.
 fn apply_log<D: Device>(
     device: &D,
     geometry: Geometry,
     alloc: &Allocator,
     log: &Replay,
     state: &mut State,
+    until: Option<Lsn>,
+    at: &mut Lsn,
 ) -> Result<Applied> {
     let mut end = log.end;
     for (first, payload) in &log.frames {
         for (record, lsn) in records(payload)?.into_iter().zip(*first..) {
+            *at = lsn;
             let confirmed = lsn <= log.durable;
-            if !confirmed
+            let is_torn = !confirmed
                 && !removed(Control::BypassChecksums)
-                && !blocks_hold(device, geometry, record)?
-            {
+                && !blocks_hold(device, geometry, record)?;
+            if is_torn || until.is_some_and(|until| lsn >= until) {
                 end.next = lsn;
                 return Ok(Applied {
                     end,

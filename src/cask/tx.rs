@@ -531,6 +531,14 @@ impl<'c, D: Device> Tx<'c, D> {
         self.wipes = count.saturating_sub(u32::from(before));
     }
 
+    /// The cask counts so many inodes, gives out this number next, and counts so many inodes on which
+    /// wiping is set: what it should never have to be told.
+    pub fn recount(&mut self, files: u64, next_number: Number, wipes: u32) {
+        self.files = files;
+        self.next_number = self.next_number.max(next_number);
+        self.wipes = wipes;
+    }
+
     /// Changes the cask's label.
     ///
     /// # Errors

@@ -66,6 +66,8 @@ struct Plan<'a> {
     /// Ranges of the buffer that no layer has answered yet.
     gaps: Vec<Range<usize>>,
     fetches: Vec<Fetch>,
+    /// Some of it was lost to damage.
+    lost: bool,
 }
 
 impl Plan<'_> {
@@ -119,6 +121,17 @@ impl Plan<'_> {
         });
     }
 
+    fn fill_lost(&mut self, block: u64, blocks: u32) {
+        let size = self.geometry.block();
+        let from = block.saturating_mul(size);
+        let mut lost = false;
+        self.fill(
+            from..from.saturating_add(u64::from(blocks) * size),
+            |_, _, _, _| lost = true,
+        );
+        self.lost |= lost;
+    }
+
     fn fill_zeros(&mut self, range: Range<u64>) {
         self.fill(range, |target, _, _, _| target.fill(0));
     }
@@ -169,6 +182,9 @@ impl Plan<'_> {
 
     /// Reads what stands in blocks, verifying each whole block.
     fn run<D: Device>(self, device: &D) -> Result<()> {
+        if self.lost {
+            return Err(Error::corrupt("content that was lost to damage", 0));
+        }
         let size = self.geometry.block_len();
         let mut blocks = Vec::new();
         for fetch in &self.fetches {
@@ -265,6 +281,7 @@ impl<D: Device> Cask<D> {
             buf,
             gaps: vec![whole],
             fetches: Vec::new(),
+            lost: false,
         }
     }
 
@@ -284,6 +301,7 @@ impl<D: Device> Cask<D> {
                         let crcs: Vec<u32> = decode_crcs(crcs).collect();
                         plan.fill_blocks(block, start, &crcs);
                     }
+                    ContentRecord::Lost(blocks) => plan.fill_lost(block, blocks),
                 }
                 Ok(true)
             })?;
@@ -519,17 +537,6 @@ impl<D: Device> Read for Cask<D> {
 }
 
 impl<D: Device> Cask<D> {
-    /// Visits the tree's items of a content, in order: those that overlap `blocks`.
-    pub(super) fn tree_content(
-        &self,
-        snapshot: &Snapshot,
-        content: Number,
-        blocks: Range<u64>,
-        visit: &mut dyn FnMut(u64, ContentRecord<'_>) -> Result<bool>,
-    ) -> Result<()> {
-        tree_items(self, snapshot, content, blocks, visit)
-    }
-
     /// The newest checkpoint, held: none of its blocks is used again while it is.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.below().1

@@ -31,6 +31,8 @@ pub enum Outcome {
     Failed,
     /// The check was made, and what it found is still there.
     ErrorsLeft,
+    /// What a check found was mended.
+    Mended,
 }
 
 impl Family {
@@ -47,6 +49,8 @@ impl Family {
     pub fn code(self, outcome: Outcome) -> u8 {
         match (self, outcome) {
             (_, Outcome::Done) => 0,
+            (Self::Fsck, Outcome::Mended) => 1,
+            (_, Outcome::Mended) => 0,
             (Self::General, Outcome::Usage) => 2,
             (Self::General, Outcome::Failed | Outcome::ErrorsLeft) => 1,
             (Self::Mount, Outcome::Usage) => 1,

@@ -1,7 +1,10 @@
-//! `caskfs fsck`: checks everything reachable in a container, and changes nothing.
+//! `caskfs fsck`: checks everything reachable in a container, says what can be mended and, if it may, mends it.
+//!
+//! The plan is made by mending a scratch of the container in memory, so what is done is what was said.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{ArgAction, Args};
 use serde::Serialize;
@@ -11,25 +14,31 @@ use super::out::Out;
 use super::progress::Progress;
 use super::target::mount_of;
 use crate::cask::{Cask, OpenOptions};
+use crate::clock::{Clock, SystemClock};
+use crate::device::ScratchDevice;
 use crate::device::file::{Access, FileDevice};
 use crate::error::{Error, Result};
-use crate::fsck::{self, Report, Severity};
+use crate::fsck::{self, Repair, Report, Severity};
 
-/// Check a cask that is not mounted
+/// Check a cask that is not mounted, and mend it
 ///
-/// Nothing is changed. Exit codes are those of fsck(8): 0 no errors, 4 errors found and left, 8 the check could
-/// not be made, 16 wrong usage.
+/// Without an option it asks before it changes anything, and changes nothing where it cannot ask. Exit codes are
+/// those of fsck(8): 0 no errors, 1 errors mended, 4 errors left, 8 the check could not be made, 16 wrong usage.
 #[derive(Debug, Args)]
 pub struct FsckArgs {
-    /// Change nothing; always so in this version
-    #[arg(short = 'n', conflicts_with_all = ["repair", "preen"])]
+    /// Change nothing; say what would be done
+    #[arg(short = 'n', conflicts_with_all = ["yes", "preen"])]
     no_change: bool,
-    /// Accepted for fsck(8); this version repairs nothing
-    #[arg(short = 'y')]
-    repair: bool,
-    /// Accepted for fsck(8); this version repairs nothing
+    /// Mend all that can be mended
+    #[arg(short = 'y', conflicts_with = "preen")]
+    yes: bool,
+    /// Mend what can be mended without losing anything; contents are not read
     #[arg(short = 'p', short_alias = 'a')]
     preen: bool,
+    /// Take the cask as it was one checkpoint before the newest: what was done since is lost, but for what the log
+    /// still holds
+    #[arg(long)]
+    older: bool,
     /// Do not read the contents of files, only what describes them
     #[arg(long)]
     quick: bool,
@@ -55,59 +64,154 @@ struct JsonReport<'a> {
     clean: bool,
     #[serde(flatten)]
     report: &'a Report,
+    /// What can be done, or was.
+    plan: Vec<String>,
+    mended: bool,
+}
+
+/// How the cask is taken, and how much of it is read.
+struct How {
+    older: bool,
+    data: bool,
 }
 
 /// Runs the verb.
 pub fn run(args: FsckArgs) -> Result<Outcome, CliError> {
     let name = shown(&args.container);
-    let report = match check(&args.container, !args.quick) {
-        Ok(report) => report,
-        // So badly damaged that it cannot be opened: that is what the check found.
-        Err(Error::Corrupt(corruption)) => {
-            let mut report = Report::default();
-            let sentence = format!("the cask cannot be opened: {}", corruption.what);
-            report.add(Severity::Error, "open", Some(corruption.offset), sentence);
-            report
-        }
-        Err(busy @ Error::Busy(_)) => return Err(in_use(&args.container, &busy)),
-        Err(error) => return Err(CliError::at(&name, &error)),
+    let at = |error: Error| match error {
+        busy @ Error::Busy(_) => in_use(&args.container, &busy),
+        error => CliError::at(&name, &error),
     };
+    let may_write = !args.no_change && (args.yes || args.preen || io::stdin().is_terminal());
+    let access = match may_write {
+        true => Access::ReadWrite,
+        false => Access::ReadOnly,
+    };
+    let device = Arc::new(FileDevice::open(&args.container, access).map_err(at)?);
+    let how = How {
+        older: args.older,
+        data: !args.quick && !args.preen,
+    };
+    let report = check(&device, &how).map_err(at)?;
+    let mut out = Out::new();
+    let mut plan = Vec::new();
+    let mut repair = None;
+    if !report.is_clean() || args.older {
+        let scratch = ScratchDevice::new(Arc::clone(&device))
+            .map_err(|error| at(Error::io("reading the container")(error)))?;
+        let planned = How { data: false, ..how };
+        repair = mend(scratch, &planned).map_err(at)?;
+        repair = repair.filter(Repair::is_needed);
+        plan = repair.as_ref().map_or(Vec::new(), steps);
+    }
+    if !args.json {
+        findings(&report)
+            .iter()
+            .try_for_each(|line| out.line(line))?;
+        for step in &plan {
+            out.line(format!("can be mended: {step}"))?;
+        }
+        out.finish()?;
+    }
+    let agreed = may_write
+        && match &repair {
+            None => false,
+            Some(_) if args.yes => true,
+            Some(repair) if args.preen => !repair.loses(),
+            Some(_) => asked(&name),
+        };
+    let (mut last, mut outcome) = (report.clone(), left(&report));
+    if agreed && let Some(done) = mend(Arc::clone(&device), &how).map_err(at)? {
+        outcome = match done.left.has_errors() {
+            true => Outcome::ErrorsLeft,
+            false => Outcome::Mended,
+        };
+        last = done.left;
+    } else if repair.is_some() && !args.no_change && report.has_errors() {
+        let what = match args.preen {
+            true => "something is lost by it: run `caskfs fsck -y`",
+            false => "nothing was changed: run `caskfs fsck -y`",
+        };
+        let _ = writeln!(io::stderr(), "caskfs: {name}: {what}");
+    }
     let mut out = Out::new();
     if args.json {
-        let clean = report.is_clean();
-        let (container, report) = (name.as_str(), &report);
+        let mended = agreed;
+        let (container, clean) = (name.as_str(), last.is_clean());
         out.json(&JsonReport {
             container,
             clean,
-            report,
+            report: if agreed { &last } else { &report },
+            plan,
+            mended,
         })?;
     } else {
-        lines(&name, &report)
-            .iter()
-            .try_for_each(|line| out.line(line))?;
+        if agreed {
+            findings(&last).iter().try_for_each(|line| out.line(line))?;
+        }
+        out.line(verdict(&name, &last, agreed))?;
     }
     out.finish()?;
-    if !report.has_errors() {
-        return Ok(Outcome::Done);
-    }
-    if args.repair || args.preen {
-        let _ = writeln!(
-            io::stderr(),
-            "caskfs: {name}: this version repairs nothing; copy out what can be read with `caskfs cp -r`"
-        );
-    }
-    Ok(Outcome::ErrorsLeft)
+    Ok(outcome)
 }
 
-fn check(container: &Path, data: bool) -> Result<Report> {
-    let device = FileDevice::open(container, Access::ReadOnly)?;
+fn left(report: &Report) -> Outcome {
+    match report.has_errors() {
+        true => Outcome::ErrorsLeft,
+        false => Outcome::Done,
+    }
+}
+
+/// What a check of the cask as it is finds.
+fn check(device: &Arc<FileDevice>, how: &How) -> Result<Report> {
     let options = OpenOptions {
         read_only: true,
         ..OpenOptions::default()
     };
-    let cask = Cask::open(device, options)?;
     let mut line = Progress::new("checking");
-    fsck::check(&cask, data, &mut |at| line.show(at.done, at.total))
+    let checked = Cask::open(Arc::clone(device), options)
+        .and_then(|cask| fsck::check(&cask, how.data, &mut |at| line.show(at.done, at.total)));
+    match checked {
+        // So badly damaged that it cannot be opened: that is what the check found.
+        Err(Error::Corrupt(corruption)) => Ok(unopened(&corruption.what, corruption.offset)),
+        Err(Error::Invalid(what)) if what.contains("cut off") => Ok(unopened(&what, 0)),
+        report => report,
+    }
+}
+
+fn unopened(what: &str, offset: u64) -> Report {
+    let mut report = Report::default();
+    let sentence = format!("the cask cannot be opened: {what}");
+    report.add(Severity::Error, "open", Some(offset), sentence);
+    report
+}
+
+/// Mends what is on a device; `None` when nothing can be done.
+fn mend<D: crate::device::Device>(device: D, how: &How) -> Result<Option<Repair>> {
+    let mut line = Progress::new("mending");
+    let now = SystemClock.now();
+    let mut show = |at: fsck::Progress| line.show(at.done, at.total);
+    match fsck::repair(device, how.older, how.data, now, &mut show) {
+        Err(Error::Corrupt(_)) => Ok(None),
+        repair => repair.map(Some),
+    }
+}
+
+/// What is done, a sentence each.
+fn steps(repair: &Repair) -> Vec<String> {
+    let opened = repair.opened.iter().map(|mended| mended.sentence.clone());
+    let fixed = repair.fixed.iter().filter_map(|finding| {
+        let fix = finding.fix.as_ref()?;
+        Some(format!("{}: {}", finding.sentence, fix.sentence()))
+    });
+    opened.chain(fixed).collect()
+}
+
+/// Whether the person at the terminal says yes.
+fn asked(name: &str) -> bool {
+    let mut answer = String::new();
+    let _ = write!(io::stderr(), "{name}: mend it (y/n)? ");
+    io::stdin().read_line(&mut answer).is_ok() && answer.trim().eq_ignore_ascii_case("y")
 }
 
 /// The container is locked: by a mount that can be named, or by somebody else.
@@ -127,8 +231,8 @@ fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
-/// What a person reads: each finding on a line, then the sum of it.
-fn lines(name: &str, report: &Report) -> Vec<String> {
+/// Each finding on a line.
+fn findings(report: &Report) -> Vec<String> {
     let word = |severity| match severity {
         Severity::Warning => "warning",
         Severity::Error => "error",
@@ -146,20 +250,26 @@ fn lines(name: &str, report: &Report) -> Vec<String> {
     if report.more > 0 {
         lines.push(format!("and {} more like these", report.more));
     }
-    let verdict = match (report.has_errors(), report.is_clean()) {
-        (true, _) => "errors found",
-        (false, false) => "no errors, but warnings",
-        (false, true) => "clean",
+    lines
+}
+
+/// The sum of it.
+fn verdict(name: &str, report: &Report, mended: bool) -> String {
+    let verdict = match (report.has_errors(), report.is_clean(), mended) {
+        (true, _, false) => "errors found",
+        (true, _, true) => "mended, but for errors that are left",
+        (false, _, true) => "mended",
+        (false, false, false) => "no errors, but warnings",
+        (false, true, false) => "clean",
     };
-    lines.push(format!(
+    format!(
         "{name}: {verdict}; {} and {} with {}, {}, {}",
         counted(report.files, "file", "files"),
         counted(report.directories, "directory", "directories"),
         counted(report.bytes, "byte", "bytes"),
         counted(report.data_blocks, "data block", "data blocks"),
         counted(report.pages, "page", "pages"),
-    ));
-    lines
+    )
 }
 
 #[cfg(test)]
@@ -174,8 +284,8 @@ mod tests {
             ..Report::default()
         };
         assert_eq!(
-            lines("a.cask", &report),
-            ["a.cask: clean; 2 files and 1 directory with 0 bytes, 0 data blocks, 0 pages"]
+            verdict("a.cask", &report, false),
+            "a.cask: clean; 2 files and 1 directory with 0 bytes, 0 data blocks, 0 pages"
         );
         report.add(
             Severity::Warning,
@@ -183,15 +293,16 @@ mod tests {
             None,
             "a file has no name".into(),
         );
-        assert!(lines("a.cask", &report)[1].contains("no errors, but warnings"));
+        assert!(verdict("a.cask", &report, false).contains("no errors, but warnings"));
         report.add(
             Severity::Error,
             "page",
             Some(4096),
             "a page does not verify".into(),
         );
-        let all = lines("a.cask", &report);
+        let all = findings(&report);
         assert_eq!(all[1], "error: a page does not verify (at byte 4096)");
-        assert!(all[2].contains("errors found"));
+        assert!(verdict("a.cask", &report, false).contains("errors found"));
+        assert!(verdict("a.cask", &report, true).contains("errors that are left"));
     }
 }

@@ -14,12 +14,14 @@ pub mod control;
 pub mod file;
 mod holder;
 pub mod memory;
+pub mod scratch;
 mod sys;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 pub use file::{Access, FileDevice};
 pub use memory::MemoryDevice;
+pub use scratch::ScratchDevice;
 
 /// Random access to the bytes of a container.
 ///

@@ -15,14 +15,18 @@ pub enum ContentRecord<'a> {
         /// CRC-32C of each block, 4 bytes a block.
         crcs: &'a [u8],
     },
+    /// So many blocks of the content were lost to damage: whoever reads them is told so.
+    Lost(u32),
 }
 
 impl<'a> ContentRecord<'a> {
-    /// Encodes: tag u8 (0 bytes, 1 extent), then the bytes, or start u64 and the checksums.
+    /// Encodes: tag u8 (0 bytes, 1 extent, 2 lost), then the bytes, or start u64 and the checksums, or how
+    /// many blocks u32.
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Inline(bytes) => [&[0], *bytes].concat(),
             Self::Extent { start, crcs } => [&[1], &start.to_le_bytes()[..], crcs].concat(),
+            Self::Lost(blocks) => [&[2], &blocks.to_le_bytes()[..]].concat(),
         }
     }
 
@@ -44,6 +48,13 @@ impl<'a> ContentRecord<'a> {
                     crcs,
                 })
             }
+            Some((2, blocks)) => {
+                let blocks = <[u8; 4]>::try_from(blocks).map_err(|_| bad())?;
+                match u32::from_le_bytes(blocks) {
+                    0 => Err(bad()),
+                    blocks => Ok(Self::Lost(blocks)),
+                }
+            }
             _ => Err(bad()),
         }
     }
@@ -53,6 +64,7 @@ impl<'a> ContentRecord<'a> {
         match self {
             Self::Inline(_) => 1,
             Self::Extent { crcs, .. } => decode_crcs(crcs).len() as u64,
+            Self::Lost(blocks) => u64::from(*blocks),
         }
     }
 }

@@ -70,7 +70,10 @@ pub fn find(r: &impl Read, dir: Number, name: &[u8]) -> Result<(Number, FileKind
 
 /// Adds a name to a directory's items, and notes in the inode that it was given last. Neither
 /// directory nor inode is saved.
-pub(super) fn insert<D: Device>(
+///
+/// # Errors
+/// [`Error::NoSpace`] when too many names have its hash; those of reading.
+pub fn insert<D: Device>(
     tx: &mut Tx<'_, D>,
     dir: Number,
     name: &[u8],
@@ -99,7 +102,10 @@ fn add(entries: &mut Vec<DirentRecord>, entry: DirentRecord) -> Result<()> {
 }
 
 /// Takes a name out of a directory's items.
-pub(super) fn remove<D: Device>(tx: &mut Tx<'_, D>, dir: Number, name: &[u8]) -> Result<()> {
+///
+/// # Errors
+/// Those of reading.
+pub fn remove<D: Device>(tx: &mut Tx<'_, D>, dir: Number, name: &[u8]) -> Result<()> {
     let (key, mut entries) = bucket(tx, dir, name)?;
     entries.retain(|entry| entry.name != name);
     if entries.is_empty() {

@@ -6,7 +6,7 @@
 
 pub mod arrivals;
 pub mod data;
-mod directory;
+pub mod directory;
 pub mod inode;
 pub mod lifetime;
 pub mod namespace;

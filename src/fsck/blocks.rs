@@ -1,59 +1,21 @@
 //! Checking the tree against the bitmaps: every block is used once, by what the bitmap says.
 
-use std::collections::HashMap;
-
 use super::Progress;
+use super::fix::Fix;
 use super::report::{Report, Severity};
+use crate::alloc::Marks;
 use crate::cask::Pinned;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::content::ContentRecord;
 use crate::format::page::PagePtr;
 use crate::format::wal::decode_crcs;
-use crate::format::{Geometry, Key, Kind};
-
-/// The blocks that were found in use.
-struct Used {
-    geometry: Geometry,
-    /// Bits by group.
-    groups: HashMap<u64, Vec<u64>>,
-}
-
-impl Used {
-    /// Marks a block; false when it was marked before.
-    fn mark(&mut self, block: u64) -> bool {
-        let Some(group) = self.geometry.group_of(block) else {
-            return true;
-        };
-        let at = block - self.geometry.group_start(group);
-        let words = (self.geometry.group_blocks() / 64) as usize;
-        let bits = self.groups.entry(group).or_insert_with(|| vec![0; words]);
-        let Some(word) = bits.get_mut((at / 64) as usize) else {
-            return true;
-        };
-        let mask = 1 << (at % 64);
-        let fresh = *word & mask == 0;
-        *word |= mask;
-        fresh
-    }
-
-    fn holds(&self, block: u64) -> bool {
-        let Some(group) = self.geometry.group_of(block) else {
-            return false;
-        };
-        let at = block - self.geometry.group_start(group);
-        let word = self
-            .groups
-            .get(&group)
-            .and_then(|bits| bits.get((at / 64) as usize));
-        word.is_some_and(|word| word >> (at % 64) & 1 == 1)
-    }
-}
+use crate::format::{Key, Kind};
 
 struct Check<'a, 'c, D: Device> {
     pinned: &'a Pinned<'c, D>,
     data: bool,
-    used: Used,
+    used: Marks,
     report: &'a mut Report,
     progress: &'a mut dyn FnMut(Progress),
     /// Blocks the bitmaps hold.
@@ -69,11 +31,7 @@ pub(super) fn check<D: Device>(
     report: &mut Report,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<()> {
-    let geometry = pinned.geometry();
-    let used = Used {
-        geometry,
-        groups: HashMap::new(),
-    };
+    let used = Marks::new(pinned.geometry());
     let mut check = Check {
         pinned,
         data,
@@ -174,8 +132,8 @@ impl<D: Device> Check<'_, '_, D> {
         let record = match ContentRecord::decode(value) {
             Ok(record) => record,
             Err(error) => {
-                self.report
-                    .add(Severity::Error, "content", None, text(&error.to_string()));
+                let text = text(&error.to_string());
+                self.unfit("content", None, key, text);
                 return Ok(());
             }
         };
@@ -183,16 +141,26 @@ impl<D: Device> Check<'_, '_, D> {
             .last
             .is_some_and(|(last, end)| last.number == key.number && end > key.offset)
         {
-            self.report.add(
-                Severity::Error,
+            self.unfit(
                 "content-overlap",
                 None,
+                key,
                 text("overlaps the item before"),
             );
         }
         self.last = Some((key, key.offset.saturating_add(record.blocks())));
-        let ContentRecord::Extent { start, crcs } = record else {
-            return Ok(());
+        let (start, crcs) = match record {
+            ContentRecord::Inline(_) => return Ok(()),
+            ContentRecord::Extent { start, crcs } => (start, crcs),
+            ContentRecord::Lost(blocks) => {
+                let end = key.offset + u64::from(blocks) - 1;
+                let text = format!(
+                    "content {}, blocks {} to {end}: lost to damage, as an earlier check found",
+                    key.number, key.offset
+                );
+                self.report.add(Severity::Warning, "lost", None, text);
+                return Ok(());
+            }
         };
         let geometry = self.pinned.geometry();
         let count = decode_crcs(crcs).len() as u64;
@@ -200,23 +168,15 @@ impl<D: Device> Check<'_, '_, D> {
         if start < geometry.first_block()
             || end > self.pinned.groups.last().map_or(0, |g| g.start + g.limit)
         {
-            self.report.add(
-                Severity::Error,
-                "extent-outside",
-                None,
-                text("stands outside the container"),
-            );
+            let text = text("stands outside the container");
+            self.unfit("extent-outside", None, key, text);
             return Ok(());
         }
         for block in start..end {
             if !self.used.mark(block) {
                 let offset = Some(geometry.offset(block));
-                self.report.add(
-                    Severity::Error,
-                    "block-twice",
-                    offset,
-                    text("shares a block with something else"),
-                );
+                let text = text("shares a block with something else");
+                self.unfit("block-twice", offset, key, text);
             }
         }
         self.report.data_blocks += count;
@@ -232,6 +192,13 @@ impl<D: Device> Check<'_, '_, D> {
             }
         }
         Ok(())
+    }
+
+    /// A content item cannot be what it says.
+    fn unfit(&mut self, code: &'static str, offset: Option<u64>, key: Key, text: String) {
+        let fix = Some(Fix::DropItem(key));
+        self.report
+            .add_fixable(Severity::Error, code, offset, text, fix);
     }
 
     fn bitmaps(&mut self) {

@@ -1,16 +1,22 @@
-//! Checking a cask: the tree, its blocks, and the filesystem in it.
+//! Checking a cask, and mending it: the tree, its blocks, and the filesystem in it.
 //!
-//! Nothing is written. The checkpoint is checked page by page and block by block against its
+//! A check writes nothing. The checkpoint is checked page by page and block by block against its
 //! bitmaps; names and inodes are checked as they are now, with what the log adds. Every finding says
 //! what, where, and what it means for the files.
 
 mod blocks;
+mod fix;
 mod names;
+mod repair;
 mod report;
 
 #[cfg(test)]
 mod tests;
 
+pub use fix::{Fix, LOST_AND_FOUND, Name};
+#[cfg(any(test, feature = "testing"))]
+pub use repair::repair_spaced;
+pub use repair::{Repair, repair};
 pub use report::{Finding, Report, Severity};
 
 use crate::cask::Cask;
@@ -36,12 +42,26 @@ pub fn check<D: Device>(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Report> {
     let mut report = Report::default();
+    look(cask, data, &mut report, progress)?;
+    Ok(report)
+}
+
+fn look<D: Device>(
+    cask: &Cask<D>,
+    data: bool,
+    report: &mut Report,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<()> {
     if let Some(why) = cask.read_only().filter(|why| !why.is_empty()) {
         report.add(Severity::Error, "log", None, why.to_owned());
     }
+    let copies = cask.damaged_copies();
+    if copies > 0 {
+        let text = format!("{copies} of four superblock copies do not verify");
+        report.add(Severity::Warning, "superblock-copy", None, text);
+    }
     let pinned = cask.pin();
-    blocks::check(&pinned, data, &mut report, progress)?;
+    blocks::check(&pinned, data, report, progress)?;
     // The names are read through pages that were found whole, or else the finding says which is not.
-    names::check(cask, &mut report)?;
-    Ok(report)
+    names::check(cask, report)
 }

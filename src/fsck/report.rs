@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::fix::Fix;
+
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -23,10 +25,13 @@ pub struct Finding {
     pub offset: Option<u64>,
     /// One sentence.
     pub sentence: String,
+    /// What `fsck` can do about it.
+    #[serde(skip)]
+    pub fix: Option<Fix>,
 }
 
 /// What a check found, and what it saw.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// What is wrong.
     pub findings: Vec<Finding>,
@@ -42,9 +47,27 @@ pub struct Report {
     pub pages: u64,
     /// Data blocks.
     pub data_blocks: u64,
+    /// Findings of one kind that are listed.
+    #[serde(skip)]
+    pub listed: usize,
 }
 
-/// Findings of one kind that are listed.
+impl Default for Report {
+    fn default() -> Self {
+        Self {
+            findings: Vec::new(),
+            more: 0,
+            files: 0,
+            directories: 0,
+            bytes: 0,
+            pages: 0,
+            data_blocks: 0,
+            listed: LISTED,
+        }
+    }
+}
+
+/// Findings of one kind that are listed, unless all are asked for.
 const LISTED: usize = 1000;
 
 impl Report {
@@ -56,12 +79,26 @@ impl Report {
         offset: Option<u64>,
         sentence: String,
     ) {
-        if self.findings.iter().filter(|f| f.code == code).count() < LISTED {
+        self.add_fixable(severity, code, offset, sentence, None);
+    }
+
+    /// Adds a finding about which something can be done.
+    pub fn add_fixable(
+        &mut self,
+        severity: Severity,
+        code: &'static str,
+        offset: Option<u64>,
+        sentence: String,
+        fix: Option<Fix>,
+    ) {
+        let same = || self.findings.iter().filter(|f| f.code == code).count();
+        if self.findings.len() < self.listed || same() < self.listed {
             self.findings.push(Finding {
                 severity,
                 code,
                 offset,
                 sentence,
+                fix,
             });
         } else {
             self.more += 1;

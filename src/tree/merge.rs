@@ -5,13 +5,16 @@
 //! its cells flow through the builders too. So every page but the last of each level is at least
 //! half full, whatever was deleted, and a merge touches no more pages than it must.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use super::{Root, Tree, Value, top_level};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::page::{CELL_OVERHEAD, Page, PagePtr};
 use crate::format::{Geometry, Key};
+
+/// No key is less.
+pub const FIRST_KEY: Key = Key::new(0, crate::format::Kind::Inode, 0);
 
 /// One edit: the item has this value, or is gone. Edits given to [`merge`] ascend strictly.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +71,8 @@ struct Merger<'a, D, S> {
     builders: Vec<Builder>,
     store: &'a mut S,
     pages: u64,
+    /// Subtrees that are left out: the block of the page, and the key under which it is referred to.
+    bad: HashSet<(u64, Key)>,
 }
 
 /// Applies `edits` to the tree under `root`; answers with the new root. `generation` is written into
@@ -85,6 +90,39 @@ pub fn merge<D: Device, S: PageStore>(
     if edits.is_empty() {
         return Ok(*root);
     }
+    merge_without(tree, root, generation, edits, HashSet::new(), store)
+}
+
+/// The tree under `root` without these subtrees: the block of the page of each, and the key under which it
+/// is referred to. Of what is left out nothing is read, nor given up; `instead` are items that it gets in
+/// their place. `root` counts the pages of the rest.
+///
+/// # Errors
+/// As [`merge()`].
+pub fn prune<D: Device, S: PageStore>(
+    tree: &Tree<D>,
+    root: &Root,
+    generation: u64,
+    bad: HashSet<(u64, Key)>,
+    instead: Vec<Edit>,
+    store: &mut S,
+) -> Result<Root> {
+    // What is there cannot be found but through the parents, so these are opened.
+    let opened = bad.iter().map(|(_, key)| (*key, None));
+    let mut edits: BTreeMap<Key, Option<Value>> = opened.collect();
+    edits.extend(instead.into_iter().map(|edit| (edit.key, edit.value)));
+    let edits = edits.into_iter().map(|(key, value)| Edit { key, value });
+    merge_without(tree, root, generation, edits.collect(), bad, store)
+}
+
+fn merge_without<D: Device, S: PageStore>(
+    tree: &Tree<D>,
+    root: &Root,
+    generation: u64,
+    edits: Vec<Edit>,
+    bad: HashSet<(u64, Key)>,
+    store: &mut S,
+) -> Result<Root> {
     let mut merger = Merger {
         tree,
         geometry: tree.geometry,
@@ -93,14 +131,10 @@ pub fn merge<D: Device, S: PageStore>(
         builders: vec![Builder::default()],
         store,
         pages: root.pages,
+        bad,
     };
     if let Some(ptr) = root.page {
-        merger.walk(
-            Key::new(0, crate::format::Kind::Inode, 0),
-            ptr,
-            top_level(root)?,
-            None,
-        )?;
+        merger.walk(FIRST_KEY, ptr, top_level(root)?, None)?;
     }
     merger.emit_until(None)?;
     merger.finish()
@@ -110,6 +144,9 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
     /// Streams the subtree at `ptr`, whose keys are below `upper`, and the edits that fall into it.
     fn walk(&mut self, lower: Key, ptr: PagePtr, level: u8, upper: Option<Key>) -> Result<()> {
         self.emit_until(Some(lower))?;
+        if self.bad.contains(&(ptr.block, lower)) {
+            return Ok(());
+        }
         let touched = self
             .edits
             .front()

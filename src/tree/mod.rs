@@ -14,7 +14,7 @@ mod tests;
 
 pub use bound::{Bound, bound};
 pub use cursor::Cursor;
-pub use merge::{Edit, PageStore, merge};
+pub use merge::{Edit, FIRST_KEY, PageStore, merge, prune};
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -114,8 +114,8 @@ pub struct Tree<D> {
     device: Arc<D>,
     geometry: Geometry,
     cache: PageCache,
-    /// Pages that a tree may have for its inner pages to be linked: these then take no more memory
-    /// than the cache.
+    /// Pages that a tree may have for its pages to be linked: the inner ones, which stay, then take no more
+    /// memory than a quarter of the cache, and what is remembered of leaves about as much.
     linked_pages: u64,
 }
 
@@ -126,7 +126,7 @@ impl<D: Device> Tree<D> {
             device,
             geometry,
             cache: PageCache::new(geometry.block_len(), cache_bytes),
-            linked_pages: (cache_bytes / (2 * (CELL_OVERHEAD + CHILD_LEN))) as u64,
+            linked_pages: (cache_bytes / (8 * (CELL_OVERHEAD + CHILD_LEN))) as u64,
         }
     }
 
@@ -199,13 +199,14 @@ impl<D: Device> Tree<D> {
         let mut level = top_level(root)?;
         let mut held = self.page(ptr, level)?;
         let mut node = &*held;
+        let is_linked = root.pages <= self.linked_pages;
         while level > 0 {
             let index = node.child_for(key);
             let Some((_, child)) = node.child(index) else {
                 return Ok(None);
             };
             level -= 1;
-            let link = if level > 0 && root.pages <= self.linked_pages {
+            let link = if level > 0 && is_linked {
                 node.link(index)
             } else {
                 None
@@ -220,7 +221,8 @@ impl<D: Device> Tree<D> {
                     }
                 },
                 None => {
-                    held = self.below(node, index, child, level)?;
+                    let at = Some(index).filter(|_| is_linked && level == 0);
+                    held = self.below(node, at, child, level)?;
                     &held
                 }
             };
@@ -228,13 +230,16 @@ impl<D: Device> Tree<D> {
         Ok(node.find(key).map(Value::from))
     }
 
-    /// The page below the cell at `index` of `node`. A leaf of many small cells is found without the
+    /// A page below `node`; a leaf below its cell at `leaf` that has many small cells is found without the
     /// table of the cache, which in a large tree is three more lines of cold memory.
-    fn below(&self, node: &Node, index: usize, ptr: PagePtr, level: u8) -> Result<Arc<Node>> {
-        let link = match level {
-            0 => node.leaf_link(index),
-            _ => None,
-        };
+    fn below(
+        &self,
+        node: &Node,
+        leaf: Option<usize>,
+        ptr: PagePtr,
+        level: u8,
+    ) -> Result<Arc<Node>> {
+        let link = leaf.and_then(|index| node.leaf_link(index));
         let linked = link.and_then(|link| link.lock().upgrade());
         if let Some(leaf) = linked.filter(|leaf| !leaf.is_news()) {
             return Ok(leaf);

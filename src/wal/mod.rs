@@ -10,7 +10,7 @@
 
 mod replay;
 
-pub use replay::{Replay, replay};
+pub use replay::{Replay, disbelieve, replay};
 
 use std::sync::Arc;
 

@@ -31,6 +31,33 @@ pub struct Replay {
     pub rejected: bool,
 }
 
+/// What there is of a log of which nothing after `mark` is believed.
+///
+/// # Errors
+/// I/O errors.
+pub fn disbelieve<D: Device>(
+    device: &D,
+    geometry: Geometry,
+    keys: &Keys,
+    mark: Mark,
+) -> Result<Replay> {
+    let mut ring = Ring {
+        device,
+        geometry,
+        buffer: Vec::new(),
+        at: 0,
+    };
+    let mut out = Replay {
+        frames: Vec::new(),
+        durable: mark.next - 1,
+        end: mark,
+        lost: None,
+        rejected: true,
+    };
+    ring.look_beyond(keys, &mut out)?;
+    Ok(out)
+}
+
 /// Follows the chain from `mark`, written after checkpoint `generation`.
 ///
 /// # Errors

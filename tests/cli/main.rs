@@ -8,4 +8,5 @@ mod bad_input;
 mod container;
 mod manual;
 mod mounted;
+mod repair;
 mod support;

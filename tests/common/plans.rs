@@ -76,7 +76,7 @@ pub const ALL: [Plan; 24] = [
     logging(1024, 0, 16, 4),
     logging(1024, 0, 32, 4),
     logging(512, 0, 16, 3),
-    overwriting(512, 230, 32, 4),
+    overwriting(512, 214, 32, 4),
     plan(512, 200, 4, 6),
     plan(512, 230, 8, 12),
     plan(512, 400, 16, 30),

@@ -177,6 +177,7 @@ impl<D: Device> StoreSubject<D> {
         let options = OpenOptions {
             read_only: false,
             superblock_spacing: Some(spacing),
+            ..OpenOptions::default()
         };
         let cask = Arc::new(Cask::open(device, options)?);
         let store = Store::new(cask, Arc::clone(&clock) as Arc<dyn Clock>)?;
