@@ -271,11 +271,6 @@ impl<D: Device> Cask<D> {
         &self.mended
     }
 
-    /// How many of the four superblock copies did not verify when the cask was opened.
-    pub fn damaged_copies(&self) -> u32 {
-        self.damaged_copies
-    }
-
     /// Brings the newest checkpoint in order, as it was surveyed; answers whether anything was written.
     pub(super) fn settle_damage(&self, found: Survey, rebuilt: bool) -> Result<bool> {
         let lacked = self.alloc.adopt(&found.used);

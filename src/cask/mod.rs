@@ -201,7 +201,6 @@ pub struct Cask<D: Device> {
     /// Nanoseconds of the owner's clock when the log was synced, and seconds of the last checkpoint.
     last_commit: AtomicI64,
     last_checkpoint: AtomicI64,
-    damaged_copies: u32,
     /// What was mended when it was opened.
     mended: Vec<Mended>,
 }

@@ -576,7 +576,6 @@ impl<D: Device> Unrecovered<D> {
             failed: OnceLock::new(),
             last_commit: AtomicI64::new(0),
             last_checkpoint: AtomicI64::new(0),
-            damaged_copies,
             mended: Vec::new(),
         };
         if cask.read_only.is_none() {
@@ -599,11 +598,8 @@ impl<D: Device> Unrecovered<D> {
                     mended.push(Mended::harmless("block-unused", None, sentence));
                 }
                 cask.settle_damage(found, rebuilt)?;
+                // A crash may leave some that do not verify; the next checkpoints write them anew.
                 if damaged_copies > 0 {
-                    let sentence = format!(
-                        "{damaged_copies} of four superblock copies did not verify: they are written anew"
-                    );
-                    mended.push(Mended::harmless("superblock-copy", None, sentence));
                     cask.renew_superblocks()?;
                 }
             }

@@ -31,6 +31,7 @@ mod mount;
 mod resize;
 mod rm;
 mod rotate;
+mod salvage;
 mod set;
 mod snapshot;
 mod stat;
@@ -73,6 +74,7 @@ enum Verb {
     Df(df::DfArgs),
     Info(info::InfoArgs),
     Fsck(fsck::FsckArgs),
+    Salvage(salvage::SalvageArgs),
     Set(set::SetArgs),
     Get(get::GetArgs),
     Mkstore(mkstore::MkstoreArgs),
@@ -122,6 +124,7 @@ fn execute(verb: Verb) -> Result<Outcome, CliError> {
         Verb::Stat(args) => stat::run(args),
         Verb::Df(args) => df::run(args),
         Verb::Info(args) => info::run(args),
+        Verb::Salvage(args) => salvage::run(args),
         Verb::Set(args) => set::run(args),
         Verb::Get(args) => get::run(args),
         Verb::Mkstore(args) => mkstore::run(args),

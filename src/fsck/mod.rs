@@ -55,11 +55,6 @@ fn look<D: Device>(
     if let Some(why) = cask.read_only().filter(|why| !why.is_empty()) {
         report.add(Severity::Error, "log", None, why.to_owned());
     }
-    let copies = cask.damaged_copies();
-    if copies > 0 {
-        let text = format!("{copies} of four superblock copies do not verify");
-        report.add(Severity::Warning, "superblock-copy", None, text);
-    }
     let pinned = cask.pin();
     blocks::check(&pinned, data, report, progress)?;
     // The names are read through pages that were found whole, or else the finding says which is not.

@@ -142,6 +142,42 @@ fn contents_that_are_gone_are_told_and_left() {
 }
 
 #[test]
+fn what_can_be_read_is_copied_out() {
+    let (scratch, _) = filled();
+    let parts = parts(&scratch);
+    scratch.run(["salvage", "a.cask", "whole"]).ok();
+    assert_eq!(scratch.read("whole/sessions/s9").len(), 12 + 63 - 1);
+    assert!(scratch.read("whole/large") == scratch.read("large"));
+    spoil(&scratch, parts.data);
+    spoil(&scratch, parts.bitmaps[0]);
+    spoil(&scratch, parts.bitmaps[1]);
+    let spoilt = scratch.read("a.cask");
+    let run = scratch.run(["salvage", "a.cask", "out"]);
+    assert_eq!(run.code, 1, "{}", run.stdout);
+    assert!(
+        run.stdout.contains("large: 4096 of 300000 bytes are lost"),
+        "{}",
+        run.stdout
+    );
+    assert!(
+        run.stderr.contains("1 files could not be copied whole"),
+        "{}",
+        run.stderr
+    );
+    assert!(scratch.read("a.cask") == spoilt);
+    let (large, copy) = (scratch.read("large"), scratch.read("out/large"));
+    assert_eq!(large.len(), copy.len());
+    let differs = large.iter().zip(&copy).filter(|(a, b)| a != b).count();
+    assert_eq!(differs, 4096);
+    for n in 0..60 {
+        let name = format!("sessions/s{n}");
+        assert!(scratch.read(&format!("whole/{name}")) == scratch.read(&format!("out/{name}")));
+    }
+    scratch.run(["salvage", "a.cask", "out"]).fails(1);
+    scratch.run(["salvage", "missing", "none"]).fails(1);
+}
+
+#[test]
 fn the_checkpoint_before_is_a_way_back_for_who_asks() {
     let scratch = Scratch::with_cask();
     scratch.run_with(&["cp", "-", "a.cask:/one"], b"1").ok();
