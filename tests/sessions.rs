@@ -437,6 +437,11 @@ fn figures() {
     rate("removals", some, &|n| store.remove(id(n)).unwrap());
     store.close().unwrap();
     let start = Instant::now();
+    let checked = Command::new(BIN).args(["fsck", "-n"]).arg(&file).output();
+    let checked = checked.unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+    println!("checked in {:.2?}", start.elapsed());
+    let start = Instant::now();
     let store = open(&file);
     println!("opened again in {:.2?}", start.elapsed());
     // Of very many only the oldest, which takes a look at all.

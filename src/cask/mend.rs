@@ -7,16 +7,18 @@
 //! Invariant: nothing is written in place, and nothing is believed that does not verify. A crash on the way
 //! leaves what was there before.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashSet};
 
 use super::Cask;
+use std::ops::Range;
+
 use super::checkpoint::Pruned;
+use super::overlay::Content;
 use crate::alloc::{Marks, Run};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::content::ContentRecord;
-use crate::format::item::InodeRecord;
+use crate::format::item::{EventsRecord, InodeRecord};
 use crate::format::key::Number;
 use crate::format::page::PagePtr;
 use crate::format::wal::decode_crcs;
@@ -54,6 +56,9 @@ impl Mended {
     }
 }
 
+/// Most items that say what is lost: a file of holes may be as large as one likes.
+const LOST_MAX: usize = 1 << 16;
+
 /// What a walk through a tree found.
 pub(super) struct Survey {
     pub used: Marks,
@@ -62,8 +67,8 @@ pub(super) struct Survey {
     bad: HashSet<(u64, Key)>,
     /// Where keys are missing: from the first on to before the second, or to the end.
     gaps: Vec<(Key, Option<Key>)>,
-    /// What of contents stood there.
-    lost: Vec<Edit>,
+    /// Contents of files and the like that may have stood there, by their numbers: whose, and how many bytes.
+    contents: BTreeMap<Number, (String, u64)>,
     pub mended: Vec<Mended>,
 }
 
@@ -93,7 +98,7 @@ pub(super) fn survey<D: Device>(
             pages: 0,
             bad: HashSet::new(),
             gaps: Vec::new(),
-            lost: Vec::new(),
+            contents: BTreeMap::new(),
             mended: Vec::new(),
         },
     };
@@ -101,7 +106,7 @@ pub(super) fn survey<D: Device>(
         let level = u8::try_from(level).unwrap_or(u8::MAX);
         surveyor.page(ptr, level, FIRST_KEY, None, None)?;
         if !surveyor.found.gaps.is_empty() {
-            surveyor.contents(root, ptr, level)?;
+            surveyor.contents(ptr, level)?;
         }
     }
     Ok(surveyor.found)
@@ -123,11 +128,21 @@ impl<D: Device> Surveyor<'_, D> {
                 self.leave_out(ptr, key, lower, upper, &what.to_string());
                 return Ok(());
             }
+            // As good as damaged: it may be the disk that is.
+            Err(error @ Error::Io { .. }) => {
+                self.leave_out(ptr, key, lower, upper, &error.to_string());
+                return Ok(());
+            }
             Err(error) => return Err(error),
         };
         let outside = |key: Key| {
             lower.is_some_and(|lower| key < lower) || upper.is_some_and(|upper| key >= upper)
         };
+        if !self.geometry.is_for_use(ptr.block) || ptr.block >= self.blocks {
+            let what = "a tree page where a bitmap or nothing stands";
+            self.leave_out(ptr, key, lower, upper, what);
+            return Ok(());
+        }
         if page.is_empty() || page.keys().any(outside) {
             let what = "a tree page that holds keys of elsewhere";
             self.leave_out(ptr, key, lower, upper, what);
@@ -173,11 +188,9 @@ impl<D: Device> Surveyor<'_, D> {
             .push(Mended::new("page", offset, sentence));
     }
 
-    /// Finds what of the contents of files that are still there stood where keys are missing: it must not
-    /// read as zeros.
-    fn contents(&mut self, root: &Root, ptr: PagePtr, level: u8) -> Result<()> {
+    /// Finds whose contents may have stood where keys are missing.
+    fn contents(&mut self, ptr: PagePtr, level: u8) -> Result<()> {
         let mut pages = vec![(ptr, level, FIRST_KEY)];
-        let mut lost = BTreeMap::new();
         while let Some((ptr, level, key)) = pages.pop() {
             if self.found.bad.contains(&(ptr.block, key)) {
                 continue;
@@ -186,93 +199,170 @@ impl<D: Device> Surveyor<'_, D> {
             for index in 0..page.len() {
                 if level > 0 {
                     pages.extend(page.child(index).map(|(key, ptr)| (ptr, level - 1, key)));
-                } else if let Some((key, value)) = page.cell(index)
-                    && key.kind == Kind::Inode
-                    && let Ok(inode) = InodeRecord::decode(value)
-                    && inode.kind() != FileKind::Directory
-                {
-                    self.content(root, key.number, &inode, &mut lost);
+                } else if let Some((key, value)) = page.cell(index) {
+                    self.found.owner(key, value);
                 }
             }
         }
-        self.found.lost = lost.into_values().collect();
         Ok(())
-    }
-
-    fn content(
-        &mut self,
-        root: &Root,
-        number: Number,
-        inode: &InodeRecord,
-        lost: &mut BTreeMap<Key, Edit>,
-    ) {
-        let content = inode.content.get();
-        let blocks = inode.size.get().div_ceil(self.geometry.block());
-        let most = self.geometry.extent_max();
-        for (from, to) in self.found.gaps.clone() {
-            // The part of the gap that belongs to this content.
-            let first = match from.cmp(&Key::new(content, Kind::Data, 0)) {
-                Ordering::Less | Ordering::Equal => 0,
-                Ordering::Greater if (from.number, from.kind) == (content, Kind::Data) => {
-                    from.offset
-                }
-                Ordering::Greater => continue,
-            };
-            let end = match to {
-                Some(to) if to <= Key::new(content, Kind::Data, 0) => continue,
-                Some(to) if (to.number, to.kind) == (content, Kind::Data) => to.offset.min(blocks),
-                _ => blocks,
-            };
-            // An extent that begins before may reach into it.
-            let before = Key::new(content, Kind::Data, first.saturating_sub(most));
-            let mut cursor = self
-                .tree
-                .range(root, before, Key::new(content, Kind::Data, first));
-            let mut at = first;
-            while let Ok(Some((key, value))) = cursor.next() {
-                if key.offset < first
-                    && let Ok(record) = ContentRecord::decode(value)
-                {
-                    at = at.max(key.offset.saturating_add(record.blocks()));
-                }
-            }
-            if at < end {
-                let sentence = format!(
-                    "inode {number}: what it held in blocks {at} to {} of its content, if anything, is lost: it is marked so",
-                    end - 1
-                );
-                self.found.mended.push(Mended::new("lost", None, sentence));
-            }
-            while at < end {
-                let blocks = (end - at).min(most);
-                let key = Key::new(content, Kind::Data, at);
-                let record = ContentRecord::Lost(u32::try_from(blocks).unwrap_or(1));
-                let value = Some(record.encode().into());
-                lost.insert(key, Edit { key, value });
-                at += blocks;
-            }
-        }
     }
 
     /// Marks the blocks of an extent; whether they are its own is for the check of the items to say.
     fn extent(&mut self, value: &[u8]) {
         if let Ok(ContentRecord::Extent { start, crcs }) = ContentRecord::decode(value) {
             let end = start.saturating_add(decode_crcs(crcs).len() as u64);
-            for block in start..end.min(self.blocks) {
+            let blocks = start..end.min(self.blocks);
+            for block in blocks.filter(|block| self.geometry.is_for_use(*block)) {
                 self.found.used.mark(block);
             }
         }
     }
 }
 
+impl Survey {
+    /// Notes the content of an item that has one, if keys are missing where that would stand.
+    fn owner(&mut self, key: Key, value: &[u8]) {
+        let (content, bytes, who) = match key.kind {
+            Kind::Inode => match InodeRecord::decode(value) {
+                Ok(inode) if inode.kind() != FileKind::Directory => (
+                    inode.content.get(),
+                    inode.size.get(),
+                    format!("inode {}", key.number),
+                ),
+                _ => return,
+            },
+            Kind::Events => match EventsRecord::decode(value) {
+                Ok(events) => (
+                    events.content.get(),
+                    events.size.get(),
+                    "the record of rolls".to_owned(),
+                ),
+                Err(_) => return,
+            },
+            _ => return,
+        };
+        if self.gaps_of(content).next().is_some() {
+            self.contents.insert(content, (who, bytes));
+        }
+    }
+
+    /// The gaps that a content may have had a part in.
+    fn gaps_of(&self, content: Number) -> impl Iterator<Item = &(Key, Option<Key>)> {
+        let key = move |block| Key::new(content, Kind::Data, block);
+        // They were found in the order of their keys.
+        let next = self
+            .gaps
+            .partition_point(|(_, to)| to.is_some_and(|to| to <= key(0)));
+        let touching = self.gaps.get(next..).unwrap_or_default().iter();
+        touching.take_while(move |(from, _)| *from <= key(u64::MAX))
+    }
+}
+
+/// Whether an overlay knows all of a block of a content that has so many bytes.
+fn is_known(layer: &Content, block: u64, size: u64, bytes: u64) -> bool {
+    let end = bytes.saturating_sub(block.saturating_mul(size)).min(size);
+    let whole = |range: Range<usize>| range.start == 0 && range.end as u64 >= end;
+    layer.hides(block)
+        || layer.extent_at(block).is_some()
+        || (layer.chunks.get(&block))
+            .is_some_and(|chunk| chunk.pieces().next().is_some_and(|(range, _)| whole(range)))
+}
+
 impl<D: Device> Cask<D> {
+    /// What of contents stood where keys are missing, as far as the log does not say it again: it must not
+    /// read as zeros. The log is applied over it.
+    fn lost(&self, found: &mut Survey) -> (Vec<Edit>, Vec<Mended>) {
+        if found.gaps.is_empty() {
+            return (Vec::new(), Vec::new());
+        }
+        let state = self.state.read();
+        let owners = state.active.items.iter();
+        for (key, value) in owners {
+            if let Some(value) = value {
+                found.owner(*key, value);
+            }
+        }
+        let (size, most) = (self.geometry.block(), self.geometry.extent_max());
+        let (mut lost, mut mended) = (BTreeMap::new(), Vec::new());
+        for (content, (who, bytes)) in &found.contents {
+            let key = |block| Key::new(*content, Kind::Data, block);
+            let blocks = (*bytes).min(crate::limits::FILE_SIZE_MAX).div_ceil(size);
+            let layer = state.active.contents.get(content);
+            let mut count = 0;
+            for (from, to) in found.gaps_of(*content) {
+                // The part of the gap that belongs to this content.
+                let first = if *from <= key(0) { 0 } else { from.offset };
+                let end = match to {
+                    Some(to) if (to.number, to.kind) == (*content, Kind::Data) => {
+                        to.offset.min(blocks)
+                    }
+                    _ => blocks,
+                };
+                // An extent that begins before may reach into it.
+                let before = key(first.saturating_sub(most));
+                let root = &state.snapshot.root;
+                let mut cursor = self.tree.range(root, before, key(first));
+                let mut at = first;
+                while let Ok(Some((key, value))) = cursor.next() {
+                    if key.offset < first
+                        && let Ok(record) = ContentRecord::decode(value)
+                    {
+                        at = at.max(key.offset.saturating_add(record.blocks()));
+                    }
+                }
+                while at < end && lost.len() < LOST_MAX {
+                    let known =
+                        |block: &u64| layer.is_some_and(|l| is_known(l, *block, size, *bytes));
+                    let stop = (at..end.min(at + most))
+                        .find(known)
+                        .unwrap_or(end.min(at + most));
+                    if at < stop {
+                        let record = ContentRecord::Lost(u32::try_from(stop - at).unwrap_or(1));
+                        let value = Some(record.encode().into());
+                        lost.insert(
+                            key(at),
+                            Edit {
+                                key: key(at),
+                                value,
+                            },
+                        );
+                        count += stop - at;
+                    }
+                    at = match stop < end.min(at + most) {
+                        true => stop + 1,
+                        false => stop,
+                    };
+                }
+                if at < end {
+                    let sentence = format!(
+                        "{who}: more of its content may be lost than can be marked: it reads as zeros from block {at} on"
+                    );
+                    mended.push(Mended::new("lost", None, sentence));
+                }
+            }
+            if count > 0 {
+                let sentence = format!(
+                    "{who}: what it held in {count} of the {blocks} blocks of its content, if anything, is lost: it is marked so"
+                );
+                mended.push(Mended::new("lost", None, sentence));
+            }
+        }
+        (lost.into_values().collect(), mended)
+    }
+
     /// What was mended when this cask was opened as [forgiving](super::OpenOptions::forgiving).
     pub fn mended(&self) -> &[Mended] {
         &self.mended
     }
 
-    /// Brings the newest checkpoint in order, as it was surveyed; answers whether anything was written.
-    pub(super) fn settle_damage(&self, found: Survey, rebuilt: bool) -> Result<bool> {
+    /// Brings the newest checkpoint in order, as it was surveyed; answers whether anything was written, and
+    /// what is lost.
+    pub(super) fn settle_damage(
+        &self,
+        mut found: Survey,
+        rebuilt: bool,
+    ) -> Result<(bool, Vec<Mended>)> {
+        let (lost, mended) = self.lost(&mut found);
         let lacked = self.alloc.adopt(&found.used);
         let leaked = self.alloc.leaked(&found.used);
         let pages = self.state.read().snapshot.root.pages;
@@ -282,15 +372,15 @@ impl<D: Device> Cask<D> {
             && !rebuilt
             && pages == found.pages
         {
-            return Ok(false);
+            return Ok((false, mended));
         }
         self.write_pruned(Pruned {
             bad: found.bad,
-            lost: found.lost,
+            lost,
             pages: found.pages,
             leaked,
         })?;
-        Ok(true)
+        Ok((true, mended))
     }
 
     /// Writes a checkpoint, and makes the bitmaps hold what it uses and nothing else; answers how many
@@ -304,7 +394,7 @@ impl<D: Device> Cask<D> {
         let found = survey(&self.tree, self.geometry, &root, self.alloc.blocks())?;
         let leaked = self.alloc.leaked(&found.used);
         let count = leaked.iter().map(|run: &Run| run.len).sum();
-        if self.settle_damage(found, false)? {
+        if self.settle_damage(found, false)?.0 {
             self.release_lingering(u64::MAX);
         }
         Ok(count)

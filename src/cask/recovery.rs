@@ -35,7 +35,7 @@ use crate::format::wal::{Change, Changes, decode_crcs, records};
 use crate::format::{FileKind, Geometry, Key};
 use crate::limits::{WAL_DEFAULT, WAL_MAX, WAL_MIN};
 use crate::tree::Tree;
-use crate::wal::{Mark, Replay, Wal, disbelieve, replay};
+use crate::wal::{Mark, Replay, Wal, replay};
 
 /// Memory for tree pages.
 const CACHE_BYTES: usize = 68 << 20;
@@ -318,13 +318,17 @@ impl<D: Device> Unrecovered<D> {
         let mut mended = Vec::new();
         let mut worst = Rejected::Foreign;
         let mut damaged_copies = 0;
-        let copy_zero = read_copy(&device, 0, len)?;
+        let read = |offset| match read_copy(&device, offset, len) {
+            Err(Error::Io { .. }) if options.forgiving => Ok(Err(Rejected::Damaged)),
+            read => read,
+        };
+        let copy_zero = read(0)?;
         let spacing = match copy_zero {
             Ok(superblock) => superblock.spacing.get(),
             Err(_) => options.superblock_spacing.unwrap_or(SPACING),
         };
         for copy in 0..SUPERBLOCK_COPIES {
-            match read_copy(&device, copy * u64::from(spacing), len)? {
+            match read(copy * u64::from(spacing))? {
                 Ok(found)
                     if best.is_none_or(|best| best.generation.get() < found.generation.get()) =>
                 {
@@ -456,17 +460,14 @@ impl<D: Device> Unrecovered<D> {
             next: superblock.wal_lsn.get(),
             chain: superblock.wal_digest,
         };
-        let log = match replay(&*device, geometry, &keys, mark, generation) {
-            Err(Error::Corrupt(what)) if options.forgiving => {
-                mended.push(Mended::new(
-                    "log",
-                    Some(what.offset),
-                    format!("{what}: the log is left out"),
-                ));
-                disbelieve(&*device, geometry, &keys, mark)?
-            }
-            log => log?,
-        };
+        let log = replay(
+            &*device,
+            geometry,
+            &keys,
+            mark,
+            generation,
+            options.forgiving,
+        )?;
         let stale = superblock.flags.get() & FLAG_STALE != 0;
         let departures = Arc::new(Departures::default());
         let fresh = || {
@@ -513,6 +514,23 @@ impl<D: Device> Unrecovered<D> {
             }
             applied => applied?,
         };
+        let (layout, len) = (
+            geometry.offset(alloc.blocks()),
+            device
+                .len()
+                .map_err(Error::io("asking for the container's length"))?,
+        );
+        if len < layout {
+            let what = format!("the container is cut off: {len} bytes of {layout}");
+            if !options.forgiving {
+                return Err(Error::invalid(format!("{what}; restore it from a copy")));
+            }
+            device
+                .set_len(layout)
+                .map_err(Error::io("making the container as long as it was"))?;
+            let sentence = format!("{what}; what is missing reads as zeros");
+            mended.push(Mended::new("cut-off", Some(len), sentence));
+        }
         let damaged = log.lost.is_some() || applied.end.next <= log.durable;
         if options.forgiving && log.lost.is_some() {
             let sentence = format!(
@@ -597,7 +615,7 @@ impl<D: Device> Unrecovered<D> {
                     let sentence = format!("{leaked} blocks that nothing uses are free again");
                     mended.push(Mended::harmless("block-unused", None, sentence));
                 }
-                cask.settle_damage(found, rebuilt)?;
+                mended.extend(cask.settle_damage(found, rebuilt)?.1);
                 // A crash may leave some that do not verify; the next checkpoints write them anew.
                 if damaged_copies > 0 {
                     cask.renew_superblocks()?;
@@ -635,9 +653,13 @@ fn allocator<D: Device>(
         return Ok((loaded?, false));
     };
     match loaded {
-        Err(Error::Corrupt(what)) => {
+        Err(error @ (Error::Corrupt(_) | Error::Io { .. })) => {
+            let (what, at) = match &error {
+                Error::Corrupt(what) => (what.to_string(), Some(what.offset)),
+                error => (error.to_string(), None),
+            };
             let sentence = format!("{what}: the map of free blocks is made anew");
-            mended.push(Mended::harmless("bitmap", Some(what.offset), sentence));
+            mended.push(Mended::harmless("bitmap", at, sentence));
             let alloc = Allocator::empty(geometry, superblock.blocks.get());
             alloc.adopt(used);
             Ok((alloc, true))
@@ -688,13 +710,28 @@ fn apply_log<D: Device>(
 ) -> Result<Applied> {
     let mut end = log.end;
     for (first, payload) in &log.frames {
+        *at = *first;
+        if until.is_some_and(|until| *first >= until) {
+            end.next = *first;
+            return Ok(Applied {
+                end,
+                rejected: true,
+            });
+        }
         for (record, lsn) in records(payload)?.into_iter().zip(*first..) {
             *at = lsn;
+            if until.is_some_and(|until| lsn >= until) {
+                end.next = lsn;
+                return Ok(Applied {
+                    end,
+                    rejected: true,
+                });
+            }
             let confirmed = lsn <= log.durable;
             let is_torn = !confirmed
                 && !removed(Control::BypassChecksums)
                 && !blocks_hold(device, geometry, record)?;
-            if is_torn || until.is_some_and(|until| lsn >= until) {
+            if is_torn {
                 end.next = lsn;
                 return Ok(Applied {
                     end,

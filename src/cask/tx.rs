@@ -520,6 +520,11 @@ impl<'c, D: Device> Tx<'c, D> {
         Ok(())
     }
 
+    /// Counts one inode more, however many there may be: for a repair.
+    pub fn count_file(&mut self) {
+        self.files += 1;
+    }
+
     /// Counts one inode less.
     pub fn remove_file(&mut self) {
         self.files = self.files.saturating_sub(1);

@@ -94,6 +94,13 @@ pub fn run(args: FsckArgs) -> Result<Outcome, CliError> {
     };
     let report = check(&device, &how).map_err(at)?;
     let mut out = Out::new();
+    if !args.json {
+        findings(&report)
+            .iter()
+            .try_for_each(|line| out.line(line))?;
+        out.finish()?;
+    }
+    let mut out = Out::new();
     let mut plan = Vec::new();
     let mut repair = None;
     if !report.is_clean() || args.older {
@@ -105,9 +112,6 @@ pub fn run(args: FsckArgs) -> Result<Outcome, CliError> {
         plan = repair.as_ref().map_or(Vec::new(), steps);
     }
     if !args.json {
-        findings(&report)
-            .iter()
-            .try_for_each(|line| out.line(line))?;
         for step in &plan {
             out.line(format!("can be mended: {step}"))?;
         }
@@ -121,7 +125,12 @@ pub fn run(args: FsckArgs) -> Result<Outcome, CliError> {
             Some(_) => asked(&name),
         };
     let (mut last, mut outcome) = (report.clone(), left(&report));
-    if agreed && let Some(done) = mend(Arc::clone(&device), &how).map_err(at)? {
+    if agreed {
+        let Some(done) = mend(Arc::clone(&device), &how).map_err(at)? else {
+            return Err(CliError::failed(format!(
+                "{name}: it could not be mended as planned; run `caskfs fsck -n` again"
+            )));
+        };
         outcome = match done.left.has_errors() {
             true => Outcome::ErrorsLeft,
             false => Outcome::Mended,

@@ -63,7 +63,12 @@ pub fn run(args: SalvageArgs) -> Result<(), CliError> {
     let mut show = |at: fsck::Progress| line.show(at.done, at.total);
     let now = SystemClock.now();
     let repair = fsck::repair(Arc::clone(&scratch), args.older, false, now, &mut show);
-    let repair = repair.map_err(at)?;
+    // What could not be mended on the scratch is left out.
+    let loses = match repair {
+        Ok(repair) => repair.loses(),
+        Err(Error::NoSpace | Error::NoFiles | Error::Failed(_)) => true,
+        Err(error) => return Err(at(error)),
+    };
     drop(line);
     let options = CaskOptions {
         read_only: true,
@@ -93,7 +98,7 @@ pub fn run(args: SalvageArgs) -> Result<(), CliError> {
         bytes: 0,
     };
     salvage.directory(ROOT, &args.dir, 0)?;
-    salvage.finish(&name, &args.dir, repair.loses())
+    salvage.finish(&name, &args.dir, loses)
 }
 
 struct Salvage<'a> {
@@ -202,7 +207,15 @@ impl Salvage<'_> {
         let block = self.fs.cask().geometry().block_size;
         let mut at = 0;
         // What was never written is left out.
-        while let Ok(from) = self.fs.seek(inode.number, at, true) {
+        loop {
+            let from = match self.fs.seek(inode.number, at, true) {
+                Ok(from) => from,
+                Err(Error::NoSuchOffset) => break,
+                Err(_) => {
+                    lost += inode.size.saturating_sub(at);
+                    break;
+                }
+            };
             let end = self.fs.seek(inode.number, from, false);
             let end = end.unwrap_or(inode.size).min(inode.size);
             at = from;

@@ -18,6 +18,7 @@ struct State {
     len: u64,
     /// The device below has nothing to say from here on.
     below: u64,
+    /// What was written; an empty one is zeros.
     pieces: HashMap<u64, Box<[u8]>>,
 }
 
@@ -87,10 +88,12 @@ impl<D: Device> Device for ScratchDevice<D> {
         let mut rest = &mut *buf;
         for (piece, place, take) in pieces(offset, rest.len()) {
             let (here, after) = rest.split_at_mut(take);
-            if let Some(bytes) = state.pieces.get(&piece)
-                && let Some(bytes) = bytes.get(place..place + take)
-            {
-                here.copy_from_slice(bytes);
+            match state.pieces.get(&piece) {
+                None => {}
+                Some(bytes) => match bytes.get(place..place + take) {
+                    Some(bytes) => here.copy_from_slice(bytes),
+                    None => here.fill(0),
+                },
             }
             rest = after;
         }
@@ -103,10 +106,21 @@ impl<D: Device> Device for ScratchDevice<D> {
         for (piece, place, take) in pieces(offset, data.len()) {
             let (here, after) = rest.split_at(take);
             rest = after;
-            if !state.pieces.contains_key(&piece) {
-                let mut bytes = vec![0; PIECE as usize];
-                self.below(&state, piece * PIECE, &mut bytes)?;
-                state.pieces.insert(piece, bytes.into());
+            if take as u64 == PIECE && here.iter().all(|byte| *byte == 0) {
+                state.pieces.insert(piece, Box::default());
+                continue;
+            }
+            match state.pieces.get(&piece) {
+                Some(bytes) if !bytes.is_empty() => {}
+                Some(_) => drop(state.pieces.insert(piece, vec![0; PIECE as usize].into())),
+                None => {
+                    let mut bytes = vec![0; PIECE as usize];
+                    // What is overwritten whole need not be readable.
+                    if (take as u64) < PIECE {
+                        self.below(&state, piece * PIECE, &mut bytes)?;
+                    }
+                    state.pieces.insert(piece, bytes.into());
+                }
             }
             let target = state.pieces.get_mut(&piece);
             if let Some(target) = target.and_then(|bytes| bytes.get_mut(place..place + take)) {

@@ -143,6 +143,12 @@ impl Geometry {
         self.first_block() + self.max_groups() * self.group_blocks()
     }
 
+    /// Whether a block may hold a page or data: the first two of each group are its bitmaps.
+    pub fn is_for_use(&self, block: u64) -> bool {
+        self.group_of(block)
+            .is_some_and(|group| block >= self.group_start(group) + 2)
+    }
+
     /// Bytes of a page that hold cells and their slots.
     pub fn page_payload(&self) -> usize {
         self.block_len() - super::page::PAGE_HEADER_LEN

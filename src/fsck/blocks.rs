@@ -86,6 +86,11 @@ impl<D: Device> Check<'_, '_, D> {
                 );
                 return Ok(());
             }
+            Err(error @ Error::Io { .. }) => {
+                let text = format!("{error}: everything below it is lost");
+                self.report.add(Severity::Error, "page", Some(offset), text);
+                return Ok(());
+            }
             Err(error) => return Err(error),
         };
         let outside = |key: Key| {
@@ -133,7 +138,7 @@ impl<D: Device> Check<'_, '_, D> {
             Ok(record) => record,
             Err(error) => {
                 let text = text(&error.to_string());
-                self.unfit("content", None, key, text);
+                self.unfit("content", None, Fix::LoseItem(key, 1), text);
                 return Ok(());
             }
         };
@@ -144,7 +149,7 @@ impl<D: Device> Check<'_, '_, D> {
             self.unfit(
                 "content-overlap",
                 None,
-                key,
+                Fix::DropItem(key),
                 text("overlaps the item before"),
             );
         }
@@ -165,18 +170,20 @@ impl<D: Device> Check<'_, '_, D> {
         let geometry = self.pinned.geometry();
         let count = decode_crcs(crcs).len() as u64;
         let end = start.saturating_add(count);
+        let lost = Fix::LoseItem(key, u32::try_from(count).unwrap_or(1));
         if start < geometry.first_block()
             || end > self.pinned.groups.last().map_or(0, |g| g.start + g.limit)
+            || !(start..end).all(|block| geometry.is_for_use(block))
         {
             let text = text("stands outside the container");
-            self.unfit("extent-outside", None, key, text);
+            self.unfit("extent-outside", None, lost, text);
             return Ok(());
         }
         for block in start..end {
             if !self.used.mark(block) {
                 let offset = Some(geometry.offset(block));
                 let text = text("shares a block with something else");
-                self.unfit("block-twice", offset, key, text);
+                self.unfit("block-twice", offset, lost.clone(), text);
             }
         }
         self.report.data_blocks += count;
@@ -195,10 +202,9 @@ impl<D: Device> Check<'_, '_, D> {
     }
 
     /// A content item cannot be what it says.
-    fn unfit(&mut self, code: &'static str, offset: Option<u64>, key: Key, text: String) {
-        let fix = Some(Fix::DropItem(key));
+    fn unfit(&mut self, code: &'static str, offset: Option<u64>, fix: Fix, text: String) {
         self.report
-            .add_fixable(Severity::Error, code, offset, text, fix);
+            .add_fixable(Severity::Error, code, offset, text, Some(fix));
     }
 
     fn bitmaps(&mut self) {

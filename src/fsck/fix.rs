@@ -9,11 +9,15 @@ use crate::cask::{Cask, Class, Read, Tx};
 use crate::clock::Timestamp;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::format::item::{DirentRecord, FLAG_XATTR, InodeRecord};
+use crate::format::content::ContentRecord;
+use crate::format::item::{DirentRecord, FLAG_SPARSE, FLAG_XATTR, InodeRecord};
 use crate::format::key::{INDEX, Number, ROOT};
 use crate::format::{FileKind, Key, Kind};
-use crate::fs::inode::{Inode, load, save};
+use crate::fs::inode::{Inode, load, new_inode, save};
 use crate::fs::{directory, lifetime};
+
+/// Most items that mark what is missing in a content whose file is lost.
+const GAPS_MAX: usize = 256;
 
 /// Where files without a name go.
 pub const LOST_AND_FOUND: &[u8] = b"lost+found";
@@ -34,6 +38,10 @@ pub struct Name {
 pub enum Fix {
     /// An item that means nothing goes.
     DropItem(Key),
+    /// So many blocks of a content, from a key on, are marked as lost.
+    LoseItem(Key, u32),
+    /// A content that belongs to nothing, of so many bytes, gets a file.
+    Rescue(Number, u64),
     /// A content that belongs to nothing goes.
     DropContent(Number),
     /// What stands behind the end of a content, of so many bytes, goes.
@@ -73,7 +81,9 @@ impl Fix {
     pub fn sentence(&self) -> &'static str {
         match self {
             Self::DropItem(_) => "it is taken out",
+            Self::LoseItem(..) => "it is marked as lost",
             Self::DropContent(_) => "its space is free again",
+            Self::Rescue(..) => "a file is made for it",
             Self::CutContent(..) => "what is behind the end is taken out",
             Self::DropName(_) => "the name is taken away",
             Self::SetNameKind(..) => "the name says what it is",
@@ -94,7 +104,9 @@ impl Fix {
         matches!(
             self,
             Self::DropItem(_)
+                | Self::LoseItem(..)
                 | Self::DropContent(_)
+                | Self::Rescue(..)
                 | Self::CutContent(..)
                 | Self::DropName(_)
                 | Self::Empty(_)
@@ -108,13 +120,17 @@ impl Fix {
     /// # Errors
     /// Those of reading and writing; [`Error::NoSpace`].
     pub fn apply<D: Device>(&self, cask: &Cask<D>, now: Timestamp) -> Result<()> {
-        cask.transact(Class::Replace, |tx| self.change(tx, now))?;
+        cask.transact(Class::Release, |tx| self.change(tx, now))?;
         Ok(())
     }
 
     fn change<D: Device>(&self, tx: &mut Tx<'_, D>, now: Timestamp) -> Result<()> {
         match self {
             Self::DropItem(key) => tx.del(*key),
+            Self::LoseItem(key, blocks) => {
+                tx.put(*key, ContentRecord::Lost(*blocks).encode())?;
+            }
+            Self::Rescue(content, size) => rescue(tx, *content, *size, now)?,
             Self::DropContent(content) => tx.drop_content(*content),
             Self::CutContent(content, size) => tx.truncate(*content, *size),
             Self::DropName(name) => drop_name(tx, name)?,
@@ -228,9 +244,38 @@ fn make_directory<D: Device>(tx: &mut Tx<'_, D>, number: Number, now: Timestamp)
         since: 0.into(),
     };
     if !is_there {
-        tx.add_file()?;
+        tx.count_file();
     }
     tx.put(Key::inode(number), record.as_bytes())
+}
+
+/// A file for a content whose own is lost; it is adopted then.
+fn rescue<D: Device>(tx: &mut Tx<'_, D>, content: Number, size: u64, now: Timestamp) -> Result<()> {
+    // Between what is there, something may have been: nobody knows any more.
+    let (block, most) = (
+        u64::from(tx.block_size()),
+        tx.before().geometry().extent_max(),
+    );
+    let (mut at, mut gaps) = (0, Vec::new());
+    let key = |block| Key::new(content, Kind::Data, block);
+    tx.scan(key(0), key(u64::MAX), &mut |key, value| {
+        while at < key.offset && gaps.len() < GAPS_MAX {
+            let blocks = (key.offset - at).min(most);
+            gaps.push((at, u32::try_from(blocks).unwrap_or(1)));
+            at += blocks;
+        }
+        let blocks = ContentRecord::decode(value).map_or(1, |record| record.blocks());
+        at = key.offset.saturating_add(blocks);
+        Ok(at <= size.div_ceil(block))
+    })?;
+    for (at, blocks) in gaps {
+        tx.put(key(at), ContentRecord::Lost(blocks).encode())?;
+    }
+    let kind = FileKind::Regular;
+    let mut inode = new_inode(tx, kind, 0o600, 0, 0, 0, now)?;
+    (inode.content, inode.size) = (content, size);
+    inode.flags |= FLAG_SPARSE;
+    save(tx, &inode)
 }
 
 /// The directory for what has no name; the root is there.

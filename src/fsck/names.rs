@@ -1,18 +1,20 @@
 //! Checking the filesystem: every inode has its names, every name its inode.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::fix::{Fix, Name};
 use super::report::{Report, Severity};
 use crate::cask::{Cask, Read};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::format::content::ContentRecord;
 use crate::format::item::{
     ArrivalsRecord, DirentRecord, EventsRecord, FLAG_XATTR, InodeRecord, SegmentRecord, XattrRecord,
 };
 use crate::format::key::{INDEX, Number, ROOT};
 use crate::format::{FileKind, Key, Kind};
 use crate::fs::{lifetime, xattr};
+use crate::limits::FILE_SIZE_MAX;
 
 /// A number that is so far ahead of the next to be given out was never given out.
 const AHEAD_MAX: u64 = 1 << 40;
@@ -49,6 +51,9 @@ pub(super) fn check<D: Device>(cask: &Cask<D>, report: &mut Report) -> Result<()
         mortal: HashSet::new(),
         listed_mortal: HashSet::new(),
         last: 0,
+        dangling: Vec::new(),
+        missing: HashSet::new(),
+        orphans: BTreeMap::new(),
     };
     let last = Key::new(u64::MAX, Kind::Arrivals, u64::MAX);
     // Inodes first, so that names can come before what they name.
@@ -90,6 +95,12 @@ struct Names<'a, D: Device> {
     listed_mortal: HashSet<Number>,
     /// The greatest number that was not given out yet; 0 for none.
     last: Number,
+    /// Names of inodes that do not exist.
+    dangling: Vec<(Number, String, Name)>,
+    /// Directories that hold names and do not exist.
+    missing: HashSet<Number>,
+    /// Contents of no file, and how many bytes they have at least.
+    orphans: BTreeMap<Number, u64>,
 }
 
 impl<D: Device> Names<'_, D> {
@@ -123,7 +134,7 @@ impl<D: Device> Names<'_, D> {
             (Kind::Inode, Kind::Events) => self.events(key, value),
             (Kind::Inode, Kind::Arrivals) => self.arrivals(key, value),
             (Kind::Dirent, Kind::Xattr) => self.attributes(key, value),
-            (Kind::Dirent, Kind::Data) => self.content(key),
+            (Kind::Dirent, Kind::Data) => self.content(key, value),
             (Kind::Dirent, Kind::Orphan) => match self.inodes.get_mut(&key.offset) {
                 Some(inode) => inode.orphan = true,
                 None => {
@@ -214,7 +225,10 @@ impl<D: Device> Names<'_, D> {
             let most = self.cask.counters().1.saturating_add(AHEAD_MAX);
             let fix = match self.inodes.contains_key(&dir) || dir >= most {
                 true => Fix::DropItem(key),
-                false => Fix::MakeDirectory(dir),
+                false => {
+                    self.missing.insert(dir);
+                    Fix::MakeDirectory(dir)
+                }
             };
             let text = format!("names belong to directory {dir}, which does not exist");
             self.error("name", text, fix);
@@ -237,7 +251,7 @@ impl<D: Device> Names<'_, D> {
                         "directory {dir}: {name:?} names inode {}, which does not exist",
                         entry.number
                     );
-                    self.error("name-dangling", text, Fix::DropName(place));
+                    self.dangling.push((entry.number, text, place));
                 }
                 Some(inode) if inode.kind != entry.kind => {
                     let text =
@@ -340,7 +354,7 @@ impl<D: Device> Names<'_, D> {
         }
     }
 
-    fn content(&mut self, key: Key) {
+    fn content(&mut self, key: Key, value: &[u8]) {
         let size = u64::from(self.cask.block_size());
         let owned = self.contents.get(&key.number);
         let inside = owned.is_some_and(|(_, bytes)| key.offset < bytes.div_ceil(size));
@@ -349,8 +363,19 @@ impl<D: Device> Names<'_, D> {
         }
         match owned {
             None => {
-                let text = format!("content {} belongs to no file", key.number);
-                self.error("content-orphan", text, Fix::DropContent(key.number));
+                let end = match ContentRecord::decode(value) {
+                    Ok(ContentRecord::Inline(bytes)) => key
+                        .offset
+                        .saturating_mul(size)
+                        .saturating_add(bytes.len() as u64),
+                    Ok(record) => key
+                        .offset
+                        .saturating_add(record.blocks())
+                        .saturating_mul(size),
+                    Err(_) => 0,
+                };
+                let known = self.orphans.entry(key.number).or_default();
+                *known = end.max(*known);
             }
             Some((inode, bytes)) => {
                 let fix = Fix::CutContent(key.number, *bytes);
@@ -364,6 +389,19 @@ impl<D: Device> Names<'_, D> {
     }
 
     fn conclude(&mut self) {
+        for (number, text, place) in std::mem::take(&mut self.dangling) {
+            // A directory that holds names is made anew.
+            let fix = Some(Fix::DropName(place)).filter(|_| !self.missing.contains(&number));
+            self.error("name-dangling", text, fix);
+        }
+        for (content, bytes) in std::mem::take(&mut self.orphans) {
+            let text = format!("content {content} belongs to no file");
+            let fix = match bytes {
+                0 => Fix::DropContent(content),
+                bytes => Fix::Rescue(content, bytes.min(FILE_SIZE_MAX)),
+            };
+            self.error("content-orphan", text, fix);
+        }
         self.counts();
         self.lists();
         let mut wrong = Vec::new();

@@ -14,7 +14,7 @@ use super::{Progress, look};
 use crate::cask::{Cask, Mended, OpenOptions};
 use crate::clock::Timestamp;
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Rounds after which it is given up: each makes true what the one before found, so few are needed.
 const ROUNDS_MAX: usize = 32;
@@ -106,7 +106,10 @@ fn repair_with<D: Device>(
         let can_be_fixed = |finding: &Finding| finding.fix.is_some();
         found.findings.retain(can_be_fixed);
         // While there are items that mean nothing, contents beside them cannot be changed.
-        let drops = |finding: &Finding| matches!(finding.fix, Some(Fix::DropItem(_)));
+        let drops = |finding: &Finding| {
+            let fix = finding.fix.as_ref();
+            fix.is_some_and(|fix| matches!(fix, Fix::DropItem(_) | Fix::LoseItem(..)))
+        };
         if found.findings.iter().any(drops) {
             found.findings.retain(drops);
         }
@@ -120,7 +123,11 @@ fn repair_with<D: Device>(
             break;
         }
         for fix in fixes {
-            fix.apply(&cask, now)?;
+            match fix.apply(&cask, now) {
+                // What cannot be done for want of room is left, and found in the end.
+                Err(Error::NoSpace | Error::NoFiles) => {}
+                done => done?,
+            }
         }
         // What items of contents that are gone left behind is found by the bitmaps alone.
         cask.reconcile()?;

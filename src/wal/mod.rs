@@ -10,7 +10,7 @@
 
 mod replay;
 
-pub use replay::{Replay, disbelieve, replay};
+pub use replay::{Replay, replay};
 
 use std::sync::Arc;
 

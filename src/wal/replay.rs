@@ -31,34 +31,8 @@ pub struct Replay {
     pub rejected: bool,
 }
 
-/// What there is of a log of which nothing after `mark` is believed.
-///
-/// # Errors
-/// I/O errors.
-pub fn disbelieve<D: Device>(
-    device: &D,
-    geometry: Geometry,
-    keys: &Keys,
-    mark: Mark,
-) -> Result<Replay> {
-    let mut ring = Ring {
-        device,
-        geometry,
-        buffer: Vec::new(),
-        at: 0,
-    };
-    let mut out = Replay {
-        frames: Vec::new(),
-        durable: mark.next - 1,
-        end: mark,
-        lost: None,
-        rejected: true,
-    };
-    ring.look_beyond(keys, &mut out)?;
-    Ok(out)
-}
-
-/// Follows the chain from `mark`, written after checkpoint `generation`.
+/// Follows the chain from `mark`, written after checkpoint `generation`; if `forgiving`, also where frames show
+/// that there was a newer one.
 ///
 /// # Errors
 /// [`Error::Corrupt`] when a frame shows that a newer checkpoint existed; I/O errors.
@@ -68,6 +42,7 @@ pub fn replay<D: Device>(
     keys: &Keys,
     mark: Mark,
     generation: u64,
+    forgiving: bool,
 ) -> Result<Replay> {
     let mut ring = Ring {
         device,
@@ -103,7 +78,7 @@ pub fn replay<D: Device>(
         let Some((start, (header, payload))) = found else {
             break;
         };
-        if header.generation.get() > generation {
+        if header.generation.get() > generation && !forgiving {
             return Err(Error::corrupt(
                 format!(
                     "a log frame of checkpoint {} where the newest superblock is of {generation}: the newer superblock is lost",
