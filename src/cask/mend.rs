@@ -242,7 +242,8 @@ impl Survey {
             _ => return,
         };
         if self.gaps_of(content).next().is_some() {
-            self.contents.insert(content, (who, bytes));
+            // What the checkpoint says comes first: only that can have stood in its tree.
+            self.contents.entry(content).or_insert((who, bytes));
         }
     }
 
@@ -284,7 +285,8 @@ impl<D: Device> Cask<D> {
         }
         let (size, most) = (self.geometry.block(), self.geometry.extent_max());
         let (mut lost, mut mended) = (BTreeMap::new(), Vec::new());
-        for (content, (who, bytes)) in &found.contents {
+        let born = state.superblock.next_number.get();
+        for (content, (who, bytes)) in found.contents.range(..born) {
             let key = |block| Key::new(*content, Kind::Data, block);
             let blocks = (*bytes).min(crate::limits::FILE_SIZE_MAX).div_ceil(size);
             let layer = state.active.contents.get(content);
@@ -298,6 +300,8 @@ impl<D: Device> Cask<D> {
                     }
                     _ => blocks,
                 };
+                // The log took what is behind this.
+                let end = end.min(layer.and_then(|layer| layer.floor).unwrap_or(end));
                 // An extent that begins before may reach into it.
                 let before = key(first.saturating_sub(most));
                 let root = &state.snapshot.root;

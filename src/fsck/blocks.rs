@@ -158,7 +158,7 @@ impl<D: Device> Check<'_, '_, D> {
             ContentRecord::Inline(_) => return Ok(()),
             ContentRecord::Extent { start, crcs } => (start, crcs),
             ContentRecord::Lost(blocks) => {
-                let end = key.offset + u64::from(blocks) - 1;
+                let end = key.offset.saturating_add(u64::from(blocks) - 1);
                 let text = format!(
                     "content {}, blocks {} to {end}: lost to damage, as an earlier check found",
                     key.number, key.offset

@@ -13,7 +13,7 @@ use crate::format::content::ContentRecord;
 use crate::format::item::{DirentRecord, FLAG_SPARSE, FLAG_XATTR, InodeRecord};
 use crate::format::key::{INDEX, Number, ROOT};
 use crate::format::{FileKind, Key, Kind};
-use crate::fs::inode::{Inode, load, new_inode, save};
+use crate::fs::inode::{Inode, load, save};
 use crate::fs::{directory, lifetime};
 
 /// Most items that mark what is missing in a content whose file is lost.
@@ -36,6 +36,9 @@ pub struct Name {
 /// What can be done about a finding.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fix {
+    /// The cask counts what is there: files, the next number, and files that are wiped. It comes first, as
+    /// others take numbers.
+    Recount(u64, Number, u32),
     /// An item that means nothing goes.
     DropItem(Key),
     /// So many blocks of a content, from a key on, are marked as lost.
@@ -72,8 +75,6 @@ pub enum Fix {
     ListHome(Number),
     /// A file or directory is listed among those with a `ttl`.
     ListTtl(Number),
-    /// The cask counts what is there: files, the next number, and files that are wiped.
-    Recount(u64, Number, u32),
 }
 
 impl Fix {
@@ -224,10 +225,15 @@ fn drop_name<D: Device>(tx: &mut Tx<'_, D>, name: &Name) -> Result<()> {
 }
 
 fn make_directory<D: Device>(tx: &mut Tx<'_, D>, number: Number, now: Timestamp) -> Result<()> {
-    let is_there = tx.get(&Key::inode(number))?.is_some();
     let perm = if number == ROOT { 0o755 } else { 0o700 };
+    make(tx, number, FileKind::Directory.mode_bits() | perm, now)
+}
+
+/// An inode of this number and mode, instead of what was there.
+fn make<D: Device>(tx: &mut Tx<'_, D>, number: Number, mode: u32, now: Timestamp) -> Result<()> {
+    let is_there = tx.get(&Key::inode(number))?.is_some();
     let record = InodeRecord {
-        mode: (FileKind::Directory.mode_bits() | perm).into(),
+        mode: mode.into(),
         uid: 0.into(),
         gid: 0.into(),
         nlink: 2.into(),
@@ -271,11 +277,12 @@ fn rescue<D: Device>(tx: &mut Tx<'_, D>, content: Number, size: u64, now: Timest
     for (at, blocks) in gaps {
         tx.put(key(at), ContentRecord::Lost(blocks).encode())?;
     }
-    let kind = FileKind::Regular;
-    let mut inode = new_inode(tx, kind, 0o600, 0, 0, 0, now)?;
-    (inode.content, inode.size) = (content, size);
-    inode.flags |= FLAG_SPARSE;
-    save(tx, &inode)
+    let number = tx.new_number();
+    make(tx, number, FileKind::Regular.mode_bits() | 0o600, now)?;
+    set(tx, number, |inode| {
+        (inode.content, inode.size, inode.nlink) = (content, size, 0);
+        inode.flags |= FLAG_SPARSE;
+    })
 }
 
 /// The directory for what has no name; the root is there.

@@ -4,7 +4,7 @@
 //! The same runs on a [scratch](crate::device::ScratchDevice) of the container, which is how the plan is
 //! made, and on the container itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -97,6 +97,7 @@ fn repair_with<D: Device>(
         opened: cask.mended().to_vec(),
         ..Repair::default()
     };
+    let mut refused = BTreeSet::new();
     for _ in 0..ROUNDS_MAX {
         let mut found = Report {
             listed: usize::MAX,
@@ -107,27 +108,29 @@ fn repair_with<D: Device>(
         found.findings.retain(can_be_fixed);
         // While there are items that mean nothing, contents beside them cannot be changed.
         let drops = |finding: &Finding| {
-            let fix = finding.fix.as_ref();
+            let fix = finding.fix.as_ref().filter(|fix| !refused.contains(*fix));
             fix.is_some_and(|fix| matches!(fix, Fix::DropItem(_) | Fix::LoseItem(..)))
         };
         if found.findings.iter().any(drops) {
             found.findings.retain(drops);
         }
-        let mut fixes = BTreeSet::new();
+        let mut fixes = BTreeMap::new();
         for finding in found.findings {
-            if finding.fix.clone().is_some_and(|fix| fixes.insert(fix)) {
-                repair.fixed.push(finding);
+            if let Some(fix) = finding.fix.clone().filter(|fix| !refused.contains(fix)) {
+                fixes.entry(fix).or_insert(finding);
             }
         }
-        if fixes.is_empty() {
-            break;
-        }
-        for fix in fixes {
+        let before = repair.fixed.len();
+        for (fix, finding) in fixes {
             match fix.apply(&cask, now) {
+                Ok(()) => repair.fixed.push(finding),
                 // What cannot be done for want of room is left, and found in the end.
-                Err(Error::NoSpace | Error::NoFiles) => {}
-                done => done?,
+                Err(Error::NoSpace | Error::NoFiles) => drop(refused.insert(fix)),
+                Err(error) => return Err(error),
             }
+        }
+        if repair.fixed.len() == before {
+            break;
         }
         // What items of contents that are gone left behind is found by the bitmaps alone.
         cask.reconcile()?;
