@@ -38,7 +38,7 @@ use crate::tree::Tree;
 use crate::wal::{Mark, Replay, Wal, replay};
 
 /// Memory for tree pages.
-const CACHE_BYTES: usize = 68 << 20;
+const CACHE_BYTES: usize = 84 << 20;
 /// A container that grows starts with room for this many bytes beside its log.
 const FIRST_ROOM: u64 = 8 << 20;
 

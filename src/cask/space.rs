@@ -20,7 +20,7 @@ use crate::tree::{Root, bound};
 
 /// The active overlay takes at most about this much memory before writers wait for a checkpoint. The one
 /// before may be on its way into the tree then, so it is twice that in all.
-const MEMORY_MAX: u64 = 24 << 20;
+const MEMORY_MAX: u64 = 16 << 20;
 /// So much memory of the active overlay is worth a checkpoint that nobody waits for.
 pub(super) const MEMORY_DUE: u64 = MEMORY_MAX / 4 * 3;
 /// What one operation that gives space back may cost.

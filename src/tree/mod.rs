@@ -126,7 +126,7 @@ impl<D: Device> Tree<D> {
             device,
             geometry,
             cache: PageCache::new(geometry.block_len(), cache_bytes),
-            linked_pages: (cache_bytes / (8 * (CELL_OVERHEAD + CHILD_LEN))) as u64,
+            linked_pages: (cache_bytes / (10 * (CELL_OVERHEAD + CHILD_LEN))) as u64,
         }
     }
 
