@@ -27,7 +27,7 @@ use caskfs::device::testing::{
 };
 use common::case::Case;
 use common::explorer::Plan;
-use common::life::LIFE_STRIDE;
+use common::life::{LIFE_STRIDE, parts};
 use common::model::ModelFs;
 use common::op::Op;
 use common::plans;
@@ -160,7 +160,8 @@ fn run(case: &Case, fault: Fault, rng: &mut Rng) -> Result<Ran, String> {
                 }
                 // From here on anything may be refused; but nothing is acknowledged that is not so.
                 check.moments.extend(moments);
-                check.moments.extend(beginnings(&before, &op, case, now));
+                let block = case.geometry.block_size as usize;
+                check.moments.extend(parts(&before, &op, block, now));
                 check.moments.push(model.clone());
                 told += u64::from(found.is_err());
                 // What a tick could not do it puts off, and tells the log only.
@@ -194,31 +195,6 @@ fn run(case: &Case, fault: Fault, rng: &mut Rng) -> Result<Ran, String> {
     let image = resolver.resolve(&choice, Vec::new());
     check.found(image, &format!("power failed, {choice:?}"))?;
     Ok(Ran { failed, told })
-}
-
-/// The model after the beginnings of a write: a cask without room takes one by parts, and a fault may come
-/// between two of them.
-fn beginnings(
-    model: &ModelFs,
-    op: &Op,
-    case: &Case,
-    now: caskfs::clock::Timestamp,
-) -> Vec<ModelFs> {
-    let (Op::Write { offset, data, .. } | Op::WriteOpen { offset, data, .. }) = op else {
-        return Vec::new();
-    };
-    let (from, block) = (*offset as usize, case.geometry.block_size as usize);
-    let ends = (from / block + 1..).map(|number| number * block - from);
-    ends.take_while(|len| *len < data.len)
-        .map(|len| {
-            let (mut model, mut op) = (model.clone(), op.clone());
-            if let Op::Write { data, .. } | Op::WriteOpen { data, .. } = &mut op {
-                data.len = len;
-            }
-            let _ = model.apply(&op, now);
-            model
-        })
-        .collect()
 }
 
 /// Every call of a case fails in turn, in one way; answers how many calls failed.

@@ -267,7 +267,7 @@ pub fn step<D: Device>(
 }
 
 /// The model after the beginnings of a write that end at the end of a block.
-fn parts(model: &ModelFs, op: &Op, block: usize, now: Timestamp) -> Vec<ModelFs> {
+pub fn parts(model: &ModelFs, op: &Op, block: usize, now: Timestamp) -> Vec<ModelFs> {
     let (Op::Write { offset, data, .. } | Op::WriteOpen { offset, data, .. }) = op else {
         return Vec::new();
     };
