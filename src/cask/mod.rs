@@ -9,6 +9,7 @@ mod checkpoint;
 mod departures;
 mod growth;
 mod image;
+mod make;
 mod mend;
 mod overlay;
 mod records;
@@ -33,8 +34,9 @@ pub use audit::{GroupBits, Pinned};
 pub use crate::tree::Value;
 pub use crate::wal::Lsn;
 pub use image::{Image, ImageRead};
+pub use make::FormatOptions;
 pub use mend::Mended;
-pub use recovery::{FormatOptions, OpenOptions, Unrecovered};
+pub use recovery::{OpenOptions, Unrecovered};
 pub use tx::{Class, Guard, Staged, Tx};
 pub use view::Read;
 
