@@ -171,11 +171,13 @@ impl<D: Device> Cask<D> {
             gathered_at: 0,
             ahead: Run { start: 0, len: 0 },
         };
-        let is_pruned = pruned.is_some();
         let root = match pruned {
             None => {
                 let edits = build.edits(&overlay, &snapshot)?;
-                merge(&self.tree, &snapshot.root, generation, edits, &mut build)?
+                let root = merge(&self.tree, &snapshot.root, generation, edits, &mut build)?;
+                #[cfg(any(test, feature = "testing"))]
+                self.check_pledge(&overlay, &build.adds);
+                root
             }
             Some(pruned) => {
                 build.frees.extend(pruned.leaked);
@@ -203,12 +205,6 @@ impl<D: Device> Cask<D> {
             ..
         } = build;
         unused.push(ahead);
-        #[cfg(any(test, feature = "testing"))]
-        if !is_pruned {
-            self.check_pledge(&overlay, &adds);
-        }
-        #[cfg(not(any(test, feature = "testing")))]
-        let _ = is_pruned;
 
         let slot = superblock.alloc_slot.get() ^ 1;
         let plan = self.alloc.plan(adds, frees.clone(), slot, &self.keys)?;
