@@ -336,7 +336,7 @@ impl<D: Device> Names<'_, D> {
         let directory = self.inodes.get(&dir);
         if directory.is_none_or(|inode| inode.kind != FileKind::Directory) {
             let text = format!("inode {dir} has an order of arrival, but is no directory");
-            return self.error("arrivals", text, Fix::DropItem(key));
+            self.error("arrivals", text, Fix::DropItem(key));
         }
         match ArrivalsRecord::decode(value) {
             // Where its marks end is known by reading them only.
