@@ -327,7 +327,7 @@ fn alive(device: &MemoryDevice) -> Result<(), String> {
 }
 
 fn repaired<D: caskfs::device::Device>(device: D) -> Result<Vec<String>, Error> {
-    let repair = fsck::repair_spaced(device, SPACING, false, NOW)?;
+    let repair = fsck::repair(device, options(false), true, NOW, &mut |_| {})?;
     let opened = repair
         .opened
         .iter()

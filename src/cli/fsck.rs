@@ -200,7 +200,11 @@ fn mend<D: crate::device::Device>(device: D, how: &How) -> Result<Option<Repair>
     let mut line = Progress::new("mending");
     let now = SystemClock.now();
     let mut show = |at: fsck::Progress| line.show(at.done, at.total);
-    match fsck::repair(device, how.older, how.data, now, &mut show) {
+    let options = OpenOptions {
+        older: how.older,
+        ..OpenOptions::default()
+    };
+    match fsck::repair(device, options, how.data, now, &mut show) {
         Err(Error::Corrupt(_)) => Ok(None),
         repair => repair.map(Some),
     }

@@ -62,7 +62,11 @@ pub fn run(args: SalvageArgs) -> Result<(), CliError> {
     let mut line = Progress::new("looking");
     let mut show = |at: fsck::Progress| line.show(at.done, at.total);
     let now = SystemClock.now();
-    let repair = fsck::repair(Arc::clone(&scratch), args.older, false, now, &mut show);
+    let options = CaskOptions {
+        older: args.older,
+        ..CaskOptions::default()
+    };
+    let repair = fsck::repair(Arc::clone(&scratch), options, false, now, &mut show);
     // What could not be mended on the scratch is left out.
     let loses = match repair {
         Ok(repair) => repair.loses(),

@@ -46,11 +46,6 @@ impl<D: Device> ScratchDevice<D> {
         }))
     }
 
-    /// Bytes written here, about.
-    pub fn written(&self) -> u64 {
-        self.state.read().pieces.len() as u64 * PIECE
-    }
-
     fn below(&self, state: &State, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let there = state.below.saturating_sub(offset).min(buf.len() as u64) as usize;
         let (read, rest) = buf.split_at_mut(there);

@@ -14,8 +14,6 @@ mod report;
 mod tests;
 
 pub use fix::{Fix, LOST_AND_FOUND, Name};
-#[cfg(any(test, feature = "testing"))]
-pub use repair::repair_spaced;
 pub use repair::{Repair, repair};
 pub use report::{Finding, Report, Severity};
 

@@ -43,45 +43,12 @@ impl Repair {
     }
 }
 
-/// Mends the cask on a device. With `older` it is taken as it was one checkpoint before the newest; with
-/// `data` all contents are read in the end.
+/// Mends the cask on a device, opened with these options and as forgiving; with `data` all contents are read in
+/// the end.
 ///
 /// # Errors
-/// As [`Cask::open`], but for damage; those of reading and writing; [`Error::NoSpace`](crate::Error::NoSpace).
+/// As [`Cask::open`], but for damage; those of reading and writing.
 pub fn repair<D: Device>(
-    device: D,
-    older: bool,
-    data: bool,
-    now: Timestamp,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Repair> {
-    let options = OpenOptions {
-        older,
-        ..OpenOptions::default()
-    };
-    repair_with(device, options, data, now, progress)
-}
-
-/// Like [`repair`], of a cask whose superblock copies stand so many bytes apart.
-///
-/// # Errors
-/// As [`repair`].
-#[cfg(any(test, feature = "testing"))]
-pub fn repair_spaced<D: Device>(
-    device: D,
-    spacing: u32,
-    older: bool,
-    now: Timestamp,
-) -> Result<Repair> {
-    let options = OpenOptions {
-        superblock_spacing: Some(spacing),
-        older,
-        ..OpenOptions::default()
-    };
-    repair_with(device, options, true, now, &mut |_| {})
-}
-
-fn repair_with<D: Device>(
     device: D,
     options: OpenOptions,
     data: bool,
