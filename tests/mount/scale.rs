@@ -7,6 +7,7 @@
 //! share a CPU for that: how long an idle CPU takes to wake up is the same for both and hides what a
 //! lookup costs (it made 25 and 41 us of 7 and 10 in one hour, of 12 and 13 in the next).
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
@@ -58,10 +59,25 @@ fn drop_dentries() {
         .unwrap();
 }
 
+/// Random numbers below `count`, each once: of one that comes again the kernel knows the name, and
+/// among a few that happens often.
+fn draw(turns: u64, count: u64, dice: &mut Dice) -> Vec<u64> {
+    let mut drawn = HashSet::new();
+    let mut fresh = |_| loop {
+        let number = dice.below(count);
+        if drawn.insert(number) {
+            return number;
+        }
+    };
+    (0..turns).map(&mut fresh).collect()
+}
+
 /// The mean time of a lookup of a random name of `dir`.
 fn lookup(dir: &Path, count: u64, dice: &mut Dice) -> Duration {
-    let paths: Vec<_> = (0..LOOKUPS)
-        .map(|_| dir.join(name(dice.below(count))))
+    let numbers = draw(LOOKUPS, count, dice);
+    let paths: Vec<_> = numbers
+        .iter()
+        .map(|number| dir.join(name(*number)))
         .collect();
     drop_dentries();
     // The way to the directory is paid before.
@@ -120,12 +136,10 @@ enum Act {
 
 /// The mean time of something done to random sessions of `dir`; new ones have numbers from `fresh` on.
 fn act(act: Act, dir: &Path, count: u64, fresh: u64, dice: &mut Dice) -> Duration {
-    let numbers: Vec<u64> = (0..ACTS)
-        .map(|at| match act {
-            Act::Load | Act::Save => dice.below(count),
-            Act::Create | Act::Remove => fresh + at,
-        })
-        .collect();
+    let numbers: Vec<u64> = match act {
+        Act::Load | Act::Save => draw(ACTS, count, dice),
+        Act::Create | Act::Remove => (fresh..fresh + ACTS).collect(),
+    };
     let files: Vec<_> = numbers
         .iter()
         .map(|number| (dir.join(name(*number)), session(*number)))
