@@ -7,8 +7,12 @@
 
 mod common;
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use common::case::Case;
-use common::explorer::{explore, explore_many, shrink};
+use common::explorer::{Failure, explore, explore_many, shrink};
+use common::faithless::{Sum, lied_to, rotten};
 use common::plans;
 
 fn number(variable: &str, otherwise: u64) -> u64 {
@@ -67,4 +71,46 @@ fn every_crash_leaves_a_moment_of_the_past() {
         panic!("a crash did harm; this goes to tests/regress/ (also in {path}):\n{failure}");
     }
     assert!(tried >= states);
+}
+
+/// Tries cases of all plans on two threads until so many states are tried; answers what came of them.
+fn faithless(what: &str, device: fn(&Case) -> Result<Sum, Box<Failure>>) -> Sum {
+    // One state here costs about as much as one there, and needs no more of them.
+    let states = number("CASKFS_CRASH_STATES", 20_000) / 10;
+    let seed = number("CASKFS_CRASH_SEED", 1);
+    let (sum, next) = (Mutex::new(Sum::default()), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while sum.lock().unwrap().states < states {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let plan = &plans::ALL[(number % plans::ALL.len() as u64) as usize];
+                    let mut case = plan.case(seed + number);
+                    case.states = 250;
+                    match device(&case) {
+                        Ok(found) => sum.lock().unwrap().add(found),
+                        Err(failure) => panic!("{what}:\n{failure}"),
+                    }
+                }
+            });
+        }
+    });
+    let sum = sum.into_inner().unwrap();
+    println!("{what}: {sum:?}");
+    sum
+}
+
+/// On a device that confirms flushes and does not do them, what is found is old, or is refused.
+#[test]
+fn a_flush_that_lies_is_told_or_hides_the_last() {
+    let sum = faithless("lying flushes", lied_to);
+    // It would prove nothing if nothing were lost, or all.
+    assert!(sum.whole > sum.states / 20 && sum.told > 0 && sum.older > 0);
+}
+
+/// Bytes that rot, writes that are lost or go astray are told, or hit nothing that counts.
+#[test]
+fn what_rots_is_told() {
+    let sum = faithless("rot", rotten);
+    assert!(sum.whole > sum.states / 20 && sum.told > sum.states / 20);
 }

@@ -13,7 +13,7 @@
 //! reader sees one for the other; what a reader brings is refused unless it is of the newest
 //! checkpoint and no checkpoint that changes it is being written ([`Cask::remember`]).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use zerocopy::IntoBytes;
@@ -33,6 +33,8 @@ const PLACES: usize = 1 << 20;
 /// Places that share a lock and are given memory together: the bits of a `u64`.
 const GROUP: usize = u64::BITS as usize;
 const GROUPS: usize = PLACES / GROUP;
+/// Groups that are set up together when the first of them is used: a small cask has but a few.
+const SHELF: usize = 64;
 
 /// An integer below 2⁴⁰, little-endian.
 type Short = [u8; 5];
@@ -267,20 +269,28 @@ impl Squeezed {
 
 /// The records.
 pub(super) struct Records {
-    groups: Box<[Mutex<Group>]>,
+    shelves: Box<[OnceLock<Box<[Mutex<Group>]>>]>,
 }
 
 impl Records {
     pub fn new() -> Self {
         Self {
-            groups: (0..GROUPS).map(|_| Mutex::new(Group::new())).collect(),
+            shelves: (0..GROUPS / SHELF).map(|_| OnceLock::new()).collect(),
         }
+    }
+
+    /// A group, set up if it was not.
+    fn group(&self, home: usize) -> Option<&Mutex<Group>> {
+        let groups = || (0..SHELF).map(|_| Mutex::new(Group::new())).collect();
+        let shelf = self.shelves.get(home / SHELF)?;
+        shelf.get_or_init(groups).get(home % SHELF)
     }
 
     /// The record of the inode, if it is here.
     pub fn get(&self, number: Number) -> Option<InodeRecord> {
         homes(number).into_iter().find_map(|home| {
-            let group = self.groups.get(home)?.lock();
+            let shelf = self.shelves.get(home / SHELF)?.get()?;
+            let group = shelf.get(home % SHELF)?.lock();
             let held = *group.records.as_ref()?.get(group.find(number)?)?;
             Some(held.record())
         })
@@ -319,10 +329,9 @@ impl Records {
     /// Changes the groups of a number, both held: it is in one place at most, whoever brings it.
     fn change(&self, number: Number, change: impl FnOnce([&mut Group; 2])) {
         let [first, second] = homes(number);
-        let (Some(one), Some(other)) = (
-            self.groups.get(first.min(second)),
-            self.groups.get(first.max(second)),
-        ) else {
+        let (Some(one), Some(other)) =
+            (self.group(first.min(second)), self.group(first.max(second)))
+        else {
             return;
         };
         let (mut one, mut other) = (one.lock(), other.lock());

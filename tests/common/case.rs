@@ -11,7 +11,7 @@ use super::op::Op;
 use super::subject::time_of;
 
 /// The measures of a tiny cask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Geometry {
     /// Bytes in a block.
     pub block_size: u32,

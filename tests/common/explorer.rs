@@ -6,7 +6,9 @@
 //! process), and at most the number issued. Some of the recovered casks live on, do more, and crash
 //! again, also in the middle of recovery.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use caskfs::cask::Cask;
@@ -51,26 +53,52 @@ impl std::fmt::Display for Failure {
 }
 
 /// Tries crash states of one case.
-struct Explorer<'c> {
-    case: &'c Case,
-    rng: Rng,
-    states: u64,
+pub(super) struct Explorer<'c> {
+    pub case: &'c Case,
+    pub rng: Rng,
+    pub states: u64,
     /// Room for images, reused.
-    room: Vec<u8>,
+    pub room: Vec<u8>,
     /// Free blocks of the empty cask, or those in use if it grows.
     when_empty: u64,
+    /// How many lives a cask is followed through.
+    depth_max: u32,
 }
 
 /// Explores one case; answers the number of states tried.
 pub fn explore(case: &Case) -> Result<u64, Box<Failure>> {
+    tried(case, DEPTH_MAX, |explorer, life| {
+        while explorer.states < case.states {
+            let before = explorer.states;
+            explorer.walk(life)?;
+            if explorer.states == before {
+                break;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Lets a cask live through the operations of a case and tries what `walk` does with its recording;
+/// answers the number of states tried.
+pub(super) fn tried(
+    case: &Case,
+    depth_max: u32,
+    walk: impl FnOnce(&mut Explorer<'_>, &Life) -> Result<(), String>,
+) -> Result<u64, Box<Failure>> {
     let mut explorer = Explorer {
         case,
         rng: Rng::new(case.seed),
         states: 0,
         room: Vec::new(),
         when_empty: 0,
+        depth_max,
     };
-    let outcome = catch_unwind(AssertUnwindSafe(|| explorer.run())).unwrap_or_else(|panic| {
+    let run = |explorer: &mut Explorer<'_>| {
+        let life = explorer.live()?;
+        walk(explorer, &life)
+    };
+    let outcome = catch_unwind(AssertUnwindSafe(|| run(&mut explorer))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text
             .or(panic.downcast_ref::<&str>().copied())
@@ -88,42 +116,56 @@ pub fn explore(case: &Case) -> Result<u64, Box<Failure>> {
 }
 
 impl Explorer<'_> {
-    fn run(&mut self) -> Result<(), String> {
+    /// The first life.
+    fn live(&mut self) -> Result<Life, String> {
         let made = MemoryDevice::new();
         Cask::format(&made, &self.case.geometry.format_options())
             .map_err(|error| format!("cannot be made: {error}"))?;
         let image = made.into_bytes();
-        self.when_empty = drained(MemoryDevice::from_bytes(image.clone()), self.case.geometry)?
-            .ok_or("an empty cask with a high tree")?;
+        self.when_empty = when_empty(&image, self.case.geometry)?;
         let device = RecordingDevice::new(image);
         let mut model = ModelFs::new(0o755, time_of(0));
         model.fixed = self.case.geometry.blocks > 0;
-        let life = Life::live(
+        Life::live(
             &device,
             self.case.geometry.spacing,
             0,
             model,
             0,
             self.case.ops.clone(),
-        )?;
-        while self.states < self.case.states {
-            let before = self.states;
-            self.walk(&life)?;
-            if self.states == before {
-                break;
-            }
-        }
-        Ok(())
+        )
     }
 
     /// Crashes once or more at every point of a life.
     fn walk(&mut self, life: &Life) -> Result<(), String> {
-        let events = &life.recording.events;
         let mut resolver = CrashResolver::new(&life.recording);
         resolver.advance_to(life.from * 2);
+        self.at_each_moment(life, resolver, |explorer, resolver, progress| {
+            if explorer.states >= explorer.case.states {
+                return Ok(false);
+            }
+            explorer.crash(life, resolver, progress, Choice::KILLED)?;
+            if resolver.in_doubt() {
+                for _ in 0..3 {
+                    let choice = resolver.choose(&mut explorer.rng);
+                    explorer.crash(life, resolver, progress, choice)?;
+                }
+            }
+            Ok(true)
+        })
+    }
+
+    /// Stops at every point of a life at which a crash has something to show, until `act` has enough.
+    pub fn at_each_moment<'r>(
+        &mut self,
+        life: &'r Life,
+        mut resolver: CrashResolver<'r>,
+        mut act: impl FnMut(&mut Self, &CrashResolver<'r>, Progress) -> Result<bool, String>,
+    ) -> Result<(), String> {
+        let events = &life.recording.events;
         let mut progress = Progress::default();
         let mut noted = life.from;
-        while self.states < self.case.states && resolver.step() {
+        while resolver.step() {
             let done = resolver.position() / 2;
             let mut last = None;
             while noted < done {
@@ -139,12 +181,8 @@ impl Explorer<'_> {
             if issues || (resolver.position() % 2 == 0 && reports(events.get(done))) {
                 continue;
             }
-            self.crash(life, &resolver, progress, Choice::KILLED)?;
-            if resolver.in_doubt() {
-                for _ in 0..3 {
-                    let choice = resolver.choose(&mut self.rng);
-                    self.crash(life, &resolver, progress, choice)?;
-                }
+            if !act(self, &resolver, progress)? {
+                break;
             }
         }
         Ok(())
@@ -158,11 +196,23 @@ impl Explorer<'_> {
         progress: Progress,
         choice: Choice,
     ) -> Result<(), String> {
+        let image = resolver.resolve(&choice, std::mem::take(&mut self.room));
+        self.crash_to(image, life, resolver, progress, choice)
+    }
+
+    /// One crash state, the image of which is there.
+    pub fn crash_to(
+        &mut self,
+        image: Vec<u8>,
+        life: &Life,
+        resolver: &CrashResolver<'_>,
+        progress: Progress,
+        choice: Choice,
+    ) -> Result<(), String> {
         self.states += 1;
         let killed = choice == Choice::KILLED;
-        let image = resolver.resolve(&choice, std::mem::take(&mut self.room));
         let wanted = life.acceptable(progress, killed);
-        let lives_on = progress.opened && life.depth < DEPTH_MAX && self.rng.chance(1, 8);
+        let lives_on = progress.opened && life.depth < self.depth_max && self.rng.chance(1, 8);
         let kept = lives_on.then(|| image.clone());
         let result = self.recover(image, &wanted, life, progress);
         let found = result.map_err(|what| {
@@ -360,6 +410,19 @@ fn wiped<D: Device>(subject: &StoreSubject<D>, memory: &MemoryDevice) -> Result<
     Ok(())
 }
 
+/// What [`drained`] answers for an empty cask: the same for all of a geometry.
+fn when_empty(image: &[u8], geometry: Geometry) -> Result<u64, String> {
+    static KNOWN: Mutex<BTreeMap<Geometry, u64>> = Mutex::new(BTreeMap::new());
+    let known = || KNOWN.lock().expect("no panic under the lock");
+    if let Some(blocks) = known().get(&geometry) {
+        return Ok(*blocks);
+    }
+    let blocks = drained(MemoryDevice::from_bytes(image.to_vec()), geometry)?
+        .ok_or("an empty cask with a high tree")?;
+    known().insert(geometry, blocks);
+    Ok(blocks)
+}
+
 /// Fills the cask until it has no room, deletes everything, and answers the free blocks then. One
 /// that grows is only made to grow, and the answer is what is in use. None if
 /// the record of rolls is too long to compare; lost blocks are fsck's to find then.
@@ -508,7 +571,7 @@ pub fn explore_many(
 ) -> (u64, Result<(), Box<Failure>>) {
     let tried = AtomicU64::new(0);
     let next = AtomicU64::new(0);
-    let failure = std::sync::Mutex::new(None);
+    let failure = Mutex::new(None);
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {

@@ -5,7 +5,9 @@
 #![allow(clippy::indexing_slicing, clippy::expect_used)]
 
 pub mod case;
+pub mod exhaust;
 pub mod explorer;
+pub mod faithless;
 pub mod generate;
 pub mod life;
 pub mod logs;

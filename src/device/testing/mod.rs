@@ -13,7 +13,7 @@ pub mod recording;
 pub mod rng;
 
 pub use super::control::{Control, Removal};
-pub use crash::{Choice, CrashResolver};
+pub use crash::{Choice, CrashResolver, Garbage, Keep, Unit};
 pub use faulty::{Call, Effect, Fault, FaultyDevice};
 pub use recording::{Event, Recording, RecordingDevice};
 pub use rng::Rng;
