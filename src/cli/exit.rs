@@ -40,7 +40,7 @@ impl Family {
     pub fn of(verb: &str) -> Self {
         match verb {
             "mount" | "umount" => Self::Mount,
-            "fsck" => Self::Fsck,
+            "fsck" | "scrub" => Self::Fsck,
             _ => Self::General,
         }
     }

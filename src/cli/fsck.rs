@@ -2,17 +2,17 @@
 //!
 //! The plan is made by mending a scratch of the container in memory, so what is done is what was said.
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{ArgAction, Args};
 use serde::Serialize;
 
+use super::checked::Checked;
 use super::exit::{CliError, Outcome, shown};
 use super::out::Out;
 use super::progress::Progress;
-use super::target::mount_of;
 use crate::cask::{Cask, OpenOptions};
 use crate::clock::{Clock, SystemClock};
 use crate::device::ScratchDevice;
@@ -20,7 +20,9 @@ use crate::device::file::{Access, FileDevice};
 use crate::error::{Error, Result};
 use crate::fsck::{self, Repair, Report, Severity};
 
-/// Check a cask that is not mounted, and mend it
+/// Check a cask, and mend it if it is not mounted
+///
+/// With -n a mounted cask is checked as it is at that moment, while it goes on.
 ///
 /// Without an option it asks before it changes anything, and changes nothing where it cannot ask. Exit codes are
 /// those of fsck(8): 0 no errors, 1 errors mended, 4 errors left, 8 the check could not be made, 16 wrong usage.
@@ -54,13 +56,16 @@ pub struct FsckArgs {
     /// Ignored, for fsck(8): the descriptor for its progress bar
     #[arg(short = 'C', hide = true)]
     bar: Option<u32>,
-    /// The container to check
-    container: PathBuf,
+    /// The container to check, or a path below a mountpoint
+    container: OsString,
 }
 
 #[derive(Serialize)]
 struct JsonReport<'a> {
     container: &'a str,
+    /// Where it is mounted, if it was checked beside its mount.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mounted_on: Option<String>,
     clean: bool,
     #[serde(flatten)]
     report: &'a Report,
@@ -77,17 +82,35 @@ struct How {
 
 /// Runs the verb.
 pub fn run(args: FsckArgs) -> Result<Outcome, CliError> {
-    let name = shown(&args.container);
-    let at = |error: Error| match error {
-        busy @ Error::Busy(_) => in_use(&args.container, &busy),
-        error => CliError::at(&name, &error),
-    };
     let may_write = !args.no_change && (args.yes || args.preen || io::stdin().is_terminal());
     let access = match may_write {
         true => Access::ReadWrite,
         false => Access::ReadOnly,
     };
-    let device = Arc::new(FileDevice::open(&args.container, access).map_err(at)?);
+    let (checked, device) = Checked::find(&args.container, access)?;
+    let name = shown(&checked.container);
+    let at = |error: Error| match fsck::is_given_up(&error) {
+        true => CliError::failed(format!(
+            "{name}: what was checked was given up, as the mounted cask needed its space; make room, or check it \
+             unmounted"
+        )),
+        false => CliError::at(&name, &error),
+    };
+    let device = match (device, &checked.mount) {
+        (Some(device), _) => Arc::new(device),
+        (None, Some(mount)) if !args.no_change || args.older => {
+            let mountpoint = shown(&mount.mountpoint);
+            return Err(CliError::failed(match args.older {
+                true => format!(
+                    "{name}: is mounted on {mountpoint}; unmount it to look at an older checkpoint"
+                ),
+                false => format!(
+                    "{name}: is mounted on {mountpoint}; unmount it to mend it, or check it as it is with -n"
+                ),
+            }));
+        }
+        (None, _) => Arc::new(checked.open()?),
+    };
     let how = How {
         older: args.older,
         data: !args.quick && !args.preen,
@@ -124,6 +147,10 @@ pub fn run(args: FsckArgs) -> Result<Outcome, CliError> {
             Some(repair) if args.preen => !repair.loses(),
             Some(_) => asked(&name),
         };
+    // A mend of the image would be no mend of the cask.
+    if checked.mount.is_some() {
+        repair = None;
+    }
     let (mut last, mut outcome) = (report.clone(), left(&report));
     if agreed {
         let Some(done) = mend(Arc::clone(&device), &how).map_err(at)? else {
@@ -149,6 +176,7 @@ pub fn run(args: FsckArgs) -> Result<Outcome, CliError> {
         let (container, clean) = (name.as_str(), last.is_clean());
         out.json(&JsonReport {
             container,
+            mounted_on: checked.mount.as_ref().map(|mount| shown(&mount.mountpoint)),
             clean,
             report: if agreed { &last } else { &report },
             plan,
@@ -227,25 +255,12 @@ fn asked(name: &str) -> bool {
     io::stdin().read_line(&mut answer).is_ok() && answer.trim().eq_ignore_ascii_case("y")
 }
 
-/// The container is locked: by a mount that can be named, or by somebody else.
-fn in_use(container: &Path, busy: &Error) -> CliError {
-    let mount = container.canonicalize().ok();
-    match mount.and_then(|path| mount_of(&path)) {
-        Some(mount) => CliError::failed(format!(
-            "{}: is mounted on {}; unmount it to check it",
-            shown(container),
-            shown(mount.mountpoint)
-        )),
-        None => CliError::at(shown(container), busy),
-    }
-}
-
 fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
 /// Each finding on a line.
-fn findings(report: &Report) -> Vec<String> {
+pub(super) fn findings(report: &Report) -> Vec<String> {
     let word = |severity| match severity {
         Severity::Warning => "warning",
         Severity::Error => "error",

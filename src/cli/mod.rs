@@ -5,6 +5,7 @@
 //! module alone reads argv, and [`exit`] alone decides exit codes.
 
 mod access;
+mod checked;
 mod exit;
 mod invocation;
 mod live;
@@ -32,6 +33,7 @@ mod resize;
 mod rm;
 mod rotate;
 mod salvage;
+mod scrub;
 mod set;
 mod snapshot;
 mod stat;
@@ -75,6 +77,7 @@ enum Verb {
     Info(info::InfoArgs),
     Fsck(fsck::FsckArgs),
     Salvage(salvage::SalvageArgs),
+    Scrub(scrub::ScrubArgs),
     Set(set::SetArgs),
     Get(get::GetArgs),
     Mkstore(mkstore::MkstoreArgs),
@@ -114,6 +117,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn execute(verb: Verb) -> Result<Outcome, CliError> {
     let done = match verb {
         Verb::Fsck(args) => return fsck::run(args),
+        Verb::Scrub(args) => return scrub::run(args),
         Verb::Mount(args) => mount::run(args),
         Verb::Umount(args) => umount::run(args),
         Verb::Mkfs(args) => mkfs::run(args),

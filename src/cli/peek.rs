@@ -7,11 +7,17 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::format::superblock::{
     MAGIC, SPACING, SUPERBLOCK_COPIES, SUPERBLOCK_LEN, SuperblockRecord,
 };
+
+/// A copy that does not verify is looked at so many times, after a pause each.
+const LOOKS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The newest superblock of a container.
 ///
@@ -31,6 +37,31 @@ pub fn superblock(container: &Path) -> Result<SuperblockRecord> {
             .max_by_key(|s| s.generation.get());
     }
     best.ok_or_else(|| Error::invalid("not a cask that this program can read"))
+}
+
+/// Offsets of the copies of the superblock that do not verify. One that is being written just then is
+/// looked at again.
+///
+/// # Errors
+/// As [`superblock`].
+pub fn damaged_copies(container: &Path) -> Result<Vec<u64>> {
+    let reading = || Error::io("reading the superblock");
+    let spacing = superblock(container)?.spacing.get();
+    let file = File::open(container).map_err(reading())?;
+    let mut damaged = Vec::new();
+    for copy in 0..SUPERBLOCK_COPIES {
+        let offset = copy * u64::from(spacing);
+        let mut looks = 0;
+        while copy_at(&file, offset).map_err(reading())?.is_none() {
+            looks += 1;
+            if looks == LOOKS {
+                damaged.push(offset);
+                break;
+            }
+            thread::park_timeout(PAUSE);
+        }
+    }
+    Ok(damaged)
 }
 
 fn copy_at(file: &File, offset: u64) -> io::Result<Option<SuperblockRecord>> {

@@ -1,8 +1,8 @@
 //! Checking the tree against the bitmaps: every block is used once, by what the bitmap says.
 
-use super::Progress;
 use super::fix::Fix;
-use super::report::{Report, Severity};
+use super::report::{Part, Report, Severity};
+use super::{Progress, is_given_up};
 use crate::alloc::Marks;
 use crate::cask::Pinned;
 use crate::device::Device;
@@ -59,6 +59,57 @@ pub(super) fn check<D: Device>(
     Ok(())
 }
 
+/// Reads the blocks of an extent from `start` on and compares their checksums.
+pub(super) fn verify<D: Device>(
+    pinned: &Pinned<'_, D>,
+    key: Key,
+    start: u64,
+    crcs: &[u8],
+    report: &mut Report,
+) -> Result<()> {
+    let mut sums = decode_crcs(crcs);
+    let end = start.saturating_add(sums.len() as u64);
+    let wrong = match pinned.verify(start..end, &mut sums) {
+        // One of them cannot be read; the others may be right.
+        Err(error @ Error::Io { .. }) if !is_given_up(&error) => {
+            let mut wrong = Vec::new();
+            for (block, sum) in (start..end).zip(decode_crcs(crcs)) {
+                match pinned.verify(block..block + 1, &mut std::iter::once(sum)) {
+                    Ok(found) => wrong.extend(found),
+                    Err(error @ Error::Io { .. }) if !is_given_up(&error) => wrong.push(block),
+                    Err(error) => return Err(error),
+                }
+            }
+            wrong
+        }
+        verified => verified?,
+    };
+    // Neighbours are one finding.
+    for run in wrong.chunk_by(|one, next| one + 1 == *next) {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else {
+            continue;
+        };
+        let blocks = key.offset + (first - start)..key.offset + (last - start) + 1;
+        let text = match run.len() {
+            1 => format!(
+                "content {}, block {}: the data does not verify",
+                key.number, blocks.start
+            ),
+            _ => format!(
+                "content {}, blocks {} to {}: the data does not verify",
+                key.number,
+                blocks.start,
+                blocks.end - 1
+            ),
+        };
+        let offset = Some(pinned.geometry().offset(*first));
+        let content = key.number;
+        let part = Part { content, blocks };
+        report.add_part(Severity::Error, "data", offset, text, part);
+    }
+    Ok(())
+}
+
 impl<D: Device> Check<'_, '_, D> {
     fn page(
         &mut self,
@@ -86,7 +137,7 @@ impl<D: Device> Check<'_, '_, D> {
                 );
                 return Ok(());
             }
-            Err(error @ Error::Io { .. }) => {
+            Err(error @ Error::Io { .. }) if !is_given_up(&error) => {
                 let text = format!("{error}: everything below it is lost");
                 self.report.add(Severity::Error, "page", Some(offset), text);
                 return Ok(());
@@ -163,7 +214,12 @@ impl<D: Device> Check<'_, '_, D> {
                     "content {}, blocks {} to {end}: lost to damage, as an earlier check found",
                     key.number, key.offset
                 );
-                self.report.add(Severity::Warning, "lost", None, text);
+                let part = Part {
+                    content: key.number,
+                    blocks: key.offset..end.saturating_add(1),
+                };
+                self.report
+                    .add_part(Severity::Warning, "lost", None, text, part);
                 return Ok(());
             }
         };
@@ -188,15 +244,7 @@ impl<D: Device> Check<'_, '_, D> {
         }
         self.report.data_blocks += count;
         if self.data {
-            for block in self.pinned.verify(start..end, &mut decode_crcs(crcs))? {
-                let at = key.offset + (block - start);
-                let text = format!(
-                    "content {}, block {at}: the data does not verify",
-                    key.number
-                );
-                self.report
-                    .add(Severity::Error, "data", Some(geometry.offset(block)), text);
-            }
+            verify(self.pinned, key, start, crcs, self.report)?;
         }
         Ok(())
     }

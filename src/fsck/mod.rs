@@ -6,20 +6,23 @@
 
 mod blocks;
 mod fix;
+mod hits;
 mod names;
 mod repair;
 mod report;
+mod scrub;
 
 #[cfg(test)]
 mod tests;
 
 pub use fix::{Fix, LOST_AND_FOUND, Name};
 pub use repair::{Repair, repair};
-pub use report::{Finding, Report, Severity};
+pub use report::{Finding, Part, Report, Severity};
+pub use scrub::{Read, SCRUB_START, scrub};
 
 use crate::cask::Cask;
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What is checked, and how much of it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +31,15 @@ pub struct Progress {
     pub done: u64,
     /// Blocks to look at, as far as known.
     pub total: u64,
+}
+
+/// Whether what was checked is an image of a cask in use that was given up: nothing is wrong with it.
+pub fn is_given_up(error: &Error) -> bool {
+    match error {
+        Error::Stale => true,
+        Error::Io { source, .. } => source.raw_os_error() == Some(libc::ESTALE),
+        _ => false,
+    }
 }
 
 /// Checks everything reachable. `data` also reads every data block and compares its checksum.
@@ -56,5 +68,6 @@ fn look<D: Device>(
     let pinned = cask.pin();
     blocks::check(&pinned, data, report, progress)?;
     // The names are read through pages that were found whole, or else the finding says which is not.
-    names::check(cask, report)
+    names::check(cask, report)?;
+    hits::name(cask, report)
 }

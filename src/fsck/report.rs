@@ -1,8 +1,11 @@
 //! What a check found.
 
+use std::ops::Range;
+
 use serde::Serialize;
 
 use super::fix::Fix;
+use crate::format::key::Number;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -25,9 +28,24 @@ pub struct Finding {
     pub offset: Option<u64>,
     /// One sentence.
     pub sentence: String,
+    /// The path of the file that it hits, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// What `fsck` can do about it.
     #[serde(skip)]
     pub fix: Option<Fix>,
+    /// The blocks of a content that it is about.
+    #[serde(skip)]
+    pub part: Option<Part>,
+}
+
+/// Blocks of a content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The content.
+    pub content: Number,
+    /// Its blocks.
+    pub blocks: Range<u64>,
 }
 
 /// What a check found, and what it saw.
@@ -91,15 +109,44 @@ impl Report {
         sentence: String,
         fix: Option<Fix>,
     ) {
+        let finding = Finding {
+            severity,
+            code,
+            offset,
+            sentence,
+            path: None,
+            fix,
+            part: None,
+        };
+        self.list(finding);
+    }
+
+    /// Adds a finding about a part of a content.
+    pub fn add_part(
+        &mut self,
+        severity: Severity,
+        code: &'static str,
+        offset: Option<u64>,
+        sentence: String,
+        part: Part,
+    ) {
+        let finding = Finding {
+            severity,
+            code,
+            offset,
+            sentence,
+            path: None,
+            fix: None,
+            part: Some(part),
+        };
+        self.list(finding);
+    }
+
+    fn list(&mut self, finding: Finding) {
+        let code = finding.code;
         let same = || self.findings.iter().filter(|f| f.code == code).count();
         if self.findings.len() < self.listed || same() < self.listed {
-            self.findings.push(Finding {
-                severity,
-                code,
-                offset,
-                sentence,
-                fix,
-            });
+            self.findings.push(finding);
         } else {
             self.more += 1;
         }

@@ -17,8 +17,8 @@ fn the_manual_page_knows_every_verb_and_option() {
     let scratch = Scratch::new();
     let mut checked = 0;
     for verb in [
-        "mkfs", "mount", "umount", "ls", "cp", "cat", "rm", "stat", "df", "info", "fsck",
-        "salvage", "set", "get", "mkstore", "rotate", "insert", "fields",
+        "mkfs", "mount", "umount", "ls", "cp", "cat", "rm", "stat", "df", "info", "fsck", "scrub",
+        "salvage", "set", "get", "mkstore", "resize", "snapshot", "rotate", "insert", "fields",
     ] {
         let section = section(verb);
         let help = scratch.run([verb, "--help"]).ok();

@@ -89,7 +89,10 @@ fn what_would_need_the_container_alone_is_refused() {
         sentence.starts_with("a.cask: is mounted on /"),
         "{sentence}"
     );
-    assert!(sentence.ends_with("; unmount it to check it"), "{sentence}");
+    assert!(
+        sentence.ends_with("; unmount it to mend it, or check it as it is with -n"),
+        "{sentence}"
+    );
     let sentence = scratch.run(["mkfs", "--force", "a.cask"]).fails(1);
     assert!(
         sentence.contains("is in use by caskfs (process "),
@@ -122,4 +125,90 @@ fn a_path_in_a_mount_is_found_however_it_is_spelled() {
         sentence.contains("does not lie in a mounted cask"),
         "{sentence}"
     );
+}
+
+/// Exit code and output of a check.
+fn checked(scratch: &Scratch, args: &[&str]) -> (i32, String) {
+    let run = scratch.run(args);
+    assert_eq!(run.stderr, "", "{args:?}");
+    (run.code, run.stdout)
+}
+
+#[test]
+fn a_mounted_cask_is_checked_beside_its_mount() {
+    let scratch = mounted();
+    // Each block of it is known by its bytes.
+    let large: Vec<u8> = (0..300_000).map(|at| 100 + (at / 4096) as u8).collect();
+    fs::write(scratch.path("m/logs/large.log"), &large).unwrap();
+    fs::write(scratch.path("m/sessions/abacab"), b"{}").unwrap();
+    for cask in ["a.cask", "m", "m/logs"] {
+        let (code, said) = checked(&scratch, &["fsck", "-n", cask]);
+        assert_eq!(code, 0, "{said}");
+        // What was written a moment ago is in it.
+        assert!(said.contains(": clean; 2 files and "), "{said}");
+        let (code, said) = checked(&scratch, &["scrub", "--rate=1g", cask]);
+        assert_eq!(code, 0, "{said}");
+        assert!(said.contains(": all verifies; "), "{said}");
+    }
+    for args in [
+        &["fsck", "a.cask"][..],
+        &["fsck", "-y", "m"],
+        &["fsck", "-p", "a.cask"],
+    ] {
+        let sentence = scratch.run(args).fails(8);
+        assert!(sentence.contains("unmount it to mend it"), "{sentence}");
+    }
+    let sentence = scratch.run(["fsck", "-n", "--older", "m"]).fails(8);
+    assert!(sentence.contains("older checkpoint"), "{sentence}");
+
+    // Two blocks in the middle of the log rot.
+    let container = scratch.read("a.cask");
+    let at = |number: u8| {
+        let is_block = |block: &[u8]| block.iter().all(|byte| *byte == 100 + number);
+        container.chunks(4096).position(is_block).unwrap() as u64 * 4096
+    };
+    let file = fs::File::options().write(true).open(scratch.path("a.cask"));
+    let file = file.unwrap();
+    for block in [3, 4] {
+        std::os::unix::fs::FileExt::write_all_at(&file, b"rot", at(block) + 7).unwrap();
+    }
+    for args in [
+        &["fsck", "-n", "m"][..],
+        &["scrub", "m"],
+        &["scrub", "a.cask"],
+    ] {
+        let (code, said) = checked(&scratch, args);
+        assert_eq!(code, 4, "{said}");
+        let hit = "error: \"logs/large.log\", bytes 12288 to 20479: ";
+        assert!(said.contains(hit), "{said}");
+        assert!(said.contains("errors found"), "{said}");
+    }
+    let json = scratch.run(["scrub", "--json", "m"]);
+    let found: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(found["findings"][0]["path"], "logs/large.log");
+    assert_eq!(found["clean"], false);
+    let json = scratch.run(["fsck", "-n", "--json", "a.cask"]);
+    let found: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert!(found["mounted_on"].as_str().unwrap().ends_with("/m"));
+    assert_eq!(found["mended"], false);
+    // The mount goes on, and only there it is an error to read.
+    let mut read = vec![0; 4096];
+    let log = fs::File::open(scratch.path("m/logs/large.log")).unwrap();
+    std::os::unix::fs::FileExt::read_exact_at(&log, &mut read, 65_536).unwrap();
+    assert!(std::os::unix::fs::FileExt::read_exact_at(&log, &mut read, 12_288).is_err());
+    drop(log);
+    scratch.run(["umount", "m"]).ok();
+
+    // Unmounted the same is found, and a spoilt copy of the superblock is told.
+    std::os::unix::fs::FileExt::write_all_at(&file, b"rot", 100).unwrap();
+    let (code, said) = checked(&scratch, &["scrub", "a.cask"]);
+    assert_eq!(code, 4, "{said}");
+    assert!(said.contains("warning: a copy of the superblock"), "{said}");
+    assert!(
+        said.contains("\"logs/large.log\", bytes 12288 to 20479"),
+        "{said}"
+    );
+    scratch.run(["scrub", "--rate=0", "a.cask"]).fails(16);
+    let sentence = scratch.run(["scrub", "none.cask"]).fails(8);
+    assert!(sentence.contains("none.cask"), "{sentence}");
 }

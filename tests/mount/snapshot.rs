@@ -90,6 +90,11 @@ fn a_snapshot_under_writers_and_cuts_is_one_moment() {
             .max()
             .unwrap();
         some(now);
+        // A check and a scrub find nothing wrong while all goes on.
+        for verb in [&["fsck", "-n"][..], &["scrub", "--rate=64m"]] {
+            let args = verb.iter().map(std::ffi::OsStr::new);
+            caskfs(args.chain([cask.container().as_os_str()])).ok();
+        }
         over.store(true, Ordering::Relaxed);
         floors
     });

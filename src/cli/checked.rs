@@ -1,0 +1,70 @@
+//! How a cask is read for a check: its container, or, beside a mount, an image that the daemon holds.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use super::exit::{CliError, shown};
+use super::target::{Target, mount_of};
+use crate::device::file::{Access, FileDevice};
+use crate::error::Error;
+use crate::fuse::mounts::CaskMount;
+
+/// The image of a mounted cask, below its mountpoint.
+const IMAGE: &str = ".cask/snapshot";
+
+/// A cask to be checked.
+pub struct Checked {
+    /// The container, as it was typed.
+    pub container: PathBuf,
+    /// Where it is mounted, if it is in use.
+    pub mount: Option<CaskMount>,
+}
+
+impl Checked {
+    /// The cask that is meant by `typed`: a container, or a path in a mounted cask.
+    ///
+    /// # Errors
+    /// What is in use by others than a mount, and what cannot be opened, says so.
+    pub fn find(typed: &OsStr, access: Access) -> Result<(Self, Option<FileDevice>), CliError> {
+        let container = match Target::parse(typed) {
+            Target::Mounted { mount, .. } => {
+                let container = mount.source.clone();
+                let mount = Some(mount);
+                return Ok((Self { container, mount }, None));
+            }
+            Target::Container { container, .. } => container,
+            Target::Host(path) => path,
+        };
+        match FileDevice::open(&container, access) {
+            Ok(device) => {
+                let mount = None;
+                Ok((Self { container, mount }, Some(device)))
+            }
+            Err(busy @ Error::Busy(_)) => match mounted(&container) {
+                Some(mount) => {
+                    let mount = Some(mount);
+                    Ok((Self { container, mount }, None))
+                }
+                None => Err(CliError::at(shown(&container), &busy)),
+            },
+            Err(error) => Err(CliError::at(shown(&container), &error)),
+        }
+    }
+
+    /// Opens what is to be read: beside a mount a fresh image, which holds all that was done so far.
+    ///
+    /// # Errors
+    /// Those of opening it.
+    pub fn open(&self) -> Result<FileDevice, CliError> {
+        let path = match &self.mount {
+            Some(mount) => mount.mountpoint.join(IMAGE),
+            None => self.container.clone(),
+        };
+        FileDevice::open(&path, Access::ReadOnly)
+            .map_err(|error| CliError::at(shown(&path), &error))
+    }
+}
+
+fn mounted(container: &Path) -> Option<CaskMount> {
+    mount_of(&container.canonicalize().ok()?)
+}

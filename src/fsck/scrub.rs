@@ -1,0 +1,138 @@
+//! Reading everything that a cask holds, a piece at a time, so that what rots is found while a backup still has it.
+//!
+//! A piece is verified against the checkpoint that is the newest when it begins; the next one goes on behind
+//! its last item. So nothing holds blocks back for long, and what was written meanwhile is read in its turn.
+//! Names and counts are not compared: that is [`super::check`].
+
+use super::report::{Report, Severity};
+use super::{blocks, hits, is_given_up};
+use crate::cask::{Cask, Pinned};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::format::content::ContentRecord;
+use crate::format::page::PagePtr;
+use crate::format::wal::decode_crcs;
+use crate::format::{Key, Kind};
+
+/// Where a scrub begins.
+pub const SCRUB_START: Key = Key::new(0, Kind::Inode, 0);
+
+/// What a scrub asks after each read: bytes that were read; whether to go on with this piece.
+pub type Read<'a> = dyn FnMut(u64) -> bool + 'a;
+
+/// Verifies pages and data from the item `from` on until `read` says that it is enough; answers where to go
+/// on, or `None` at the end.
+///
+/// # Errors
+/// Only what keeps the scrub from going on: [`Error::Stale`] and I/O errors of anything but a page or a
+/// block. Damage is in the report.
+pub fn scrub<D: Device>(
+    cask: &Cask<D>,
+    from: Key,
+    report: &mut Report,
+    read: &mut Read<'_>,
+) -> Result<Option<Key>> {
+    let pinned = cask.pin();
+    let mut scrub = Scrub {
+        pinned: &pinned,
+        from,
+        report,
+        read,
+        has_moved: false,
+        next: None,
+    };
+    if let Some((ptr, level)) = pinned.root() {
+        scrub.page(ptr, level, from, None)?;
+    }
+    let next = scrub.next;
+    hits::name(cask, report)?;
+    Ok(next)
+}
+
+struct Scrub<'a, 'c, D: Device> {
+    pinned: &'a Pinned<'c, D>,
+    from: Key,
+    report: &'a mut Report,
+    read: &'a mut Read<'a>,
+    /// An item was looked at: however little may be read, a piece has one.
+    has_moved: bool,
+    /// Where to go on, once it was enough.
+    next: Option<Key>,
+}
+
+impl<D: Device> Scrub<'_, '_, D> {
+    /// A page whose keys are not below `lower`, as far as is known, and below `upper`.
+    fn page(&mut self, ptr: PagePtr, level: u8, lower: Key, upper: Option<Key>) -> Result<()> {
+        let geometry = self.pinned.geometry();
+        let page = match self.pinned.page(ptr, level) {
+            Ok(page) => page,
+            Err(error @ (Error::Corrupt(_) | Error::Io { .. })) if !is_given_up(&error) => {
+                let text = format!("{error}: everything below it is lost");
+                let offset = Some(geometry.offset(ptr.block));
+                self.report.add(Severity::Error, "page", offset, text);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        self.report.pages += 1;
+        let mut goes_on = (self.read)(geometry.block());
+        for index in 0..page.len() {
+            let Some(key) = page.key(index) else { continue };
+            let next = page.key(index + 1).or(upper);
+            // What ends before the piece begins was read by an earlier one.
+            if next.is_some_and(|next| next <= self.from) || (level == 0 && key < self.from) {
+                continue;
+            }
+            // What the first child is referred to by may lie above its keys.
+            let lower = if index > 0 || level == 0 { key } else { lower };
+            if !goes_on && self.has_moved {
+                self.next = Some(lower.max(self.from));
+                return Ok(());
+            }
+            self.has_moved |= level == 0;
+            match (level, page.child(index), page.cell(index)) {
+                (0, _, Some((key, value))) if key.kind == Kind::Data => {
+                    goes_on = self.content(key, value)?;
+                }
+                (0, ..) => {}
+                (_, Some((_, child)), _) => {
+                    self.page(child, level - 1, lower, next)?;
+                    if self.next.is_some() {
+                        return Ok(());
+                    }
+                    // The last page below may have been the last of the piece.
+                    goes_on = (self.read)(0);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn content(&mut self, key: Key, value: &[u8]) -> Result<bool> {
+        let (start, crcs) = match ContentRecord::decode(value) {
+            Ok(ContentRecord::Extent { start, crcs }) => (start, crcs),
+            Ok(_) => return Ok(true),
+            Err(error) => {
+                let text = format!("content {}, block {}: {error}", key.number, key.offset);
+                self.report.add(Severity::Error, "content", None, text);
+                return Ok(true);
+            }
+        };
+        let count = decode_crcs(crcs).len() as u64;
+        let geometry = self.pinned.geometry();
+        let end = self.pinned.groups.last().map_or(0, |g| g.start + g.limit);
+        if start < geometry.first_block() || start.saturating_add(count) > end {
+            let text = format!(
+                "content {}, block {}: stands outside the container",
+                key.number, key.offset
+            );
+            self.report
+                .add(Severity::Error, "extent-outside", None, text);
+            return Ok(true);
+        }
+        self.report.data_blocks += count;
+        blocks::verify(self.pinned, key, start, crcs, self.report)?;
+        Ok((self.read)(count.saturating_mul(geometry.block())))
+    }
+}
