@@ -3,8 +3,8 @@
 //!
 //! # Layers
 //!
-//! A module names only modules that stand left of it (plus [`error`], [`limits`] and [`clock`]);
-//! a test reads the `use crate::` lines and fails on an upward edge.
+//! A module names only modules that stand left of it (plus [`error`], [`limits`], [`clock`] and
+//! [`sync`]); a test reads the `use crate::` lines and fails on an upward edge.
 //!
 //! `format < device < alloc < wal < tree < cask < fs < store < {fsck, fuse} < sessions < cli`
 //!
@@ -13,6 +13,7 @@
 pub mod clock;
 pub mod error;
 pub mod limits;
+pub mod sync;
 
 pub mod format;
 

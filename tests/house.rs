@@ -29,7 +29,7 @@ const LAYERS: &[&[&str]] = &[
     &["cli"],
 ];
 /// Modules that every layer may name.
-const FREE: &[&str] = &["error", "limits", "clock"];
+const FREE: &[&str] = &["error", "limits", "clock", "sync"];
 /// The only files that may hold `unsafe`.
 const UNSAFE: &[&str] = &["src/device/sys.rs", "src/fuse/sys.rs"];
 /// The only file that may name fuser.

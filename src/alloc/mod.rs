@@ -15,12 +15,11 @@ mod marks;
 pub use bitmap::Bitmap;
 pub use marks::Marks;
 
-use parking_lot::Mutex;
-
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::checksum::{Digest, Keys, crc};
 use crate::format::geometry::{ALLOC_ROOT_ENTRY, ALLOC_ROOT_HEADER, Geometry};
+use crate::sync::Mutex;
 
 const ALLOC_ROOT_MAGIC: u32 = u32::from_le_bytes(*b"CKAR");
 /// The first two blocks of a group are its bitmap slots.

@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::overlay::{Content, Extent, Overlay};
 use super::space::Need;
@@ -24,6 +23,7 @@ use crate::format::page::Page;
 use crate::format::superblock::{FLAG_FIXED, SuperblockRecord};
 use crate::format::wal::decode_crcs;
 use crate::format::{Geometry, Key, Kind};
+use crate::sync::atomic::Ordering;
 use crate::tree::{Edit, PageStore, Root, Value, merge, prune};
 use crate::wal::Mark;
 

@@ -4,13 +4,13 @@
 //! checkpoint can fail for lack of it; and the file is durably as long as the layout says (I9).
 
 use std::io::ErrorKind;
-use std::sync::atomic::Ordering;
 
 use super::Cask;
 use crate::alloc::Run;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::wal::Change;
+use crate::sync::atomic::Ordering;
 
 /// It grows by an eighth of its size, but by no more bytes than this at a time.
 const GROWTH_MAX: u64 = 256 << 20;

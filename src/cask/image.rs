@@ -10,13 +10,12 @@
 use std::ops::Range;
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
-
 use super::{Cask, Snapshot};
 use crate::alloc::{Bitmap, SLOT_BLOCKS, slots_of};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::superblock::SUPERBLOCK_COPIES;
+use crate::sync::Mutex;
 
 /// What keeps the blocks of an image from being used again; `None` when it was given up.
 pub(super) type Pin = Mutex<Option<Arc<Snapshot>>>;

@@ -24,10 +24,7 @@ mod wipe;
 mod tests;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-
-use parking_lot::{Mutex, RwLock};
 
 pub use audit::{GroupBits, Pinned};
 
@@ -48,6 +45,8 @@ use crate::format::Geometry;
 use crate::format::checksum::Keys;
 use crate::format::key::Number;
 use crate::format::superblock::{FLAG_FILLED, FLAG_FIXED, SuperblockRecord};
+use crate::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use crate::sync::{Mutex, RwLock};
 use crate::tree::{Root, Tree};
 use crate::wal::{Outcome, Wal};
 

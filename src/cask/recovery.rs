@@ -5,10 +5,7 @@
 //! crash during recovery leaves the same container to be recovered.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::sync::{Arc, OnceLock};
-
-use parking_lot::{Mutex, RwLock};
 
 use super::checkpoint::root_of;
 use super::departures::Departures;
@@ -29,6 +26,8 @@ use crate::format::superblock::{
     VERSION,
 };
 use crate::format::wal::{Change, Changes, decode_crcs, records};
+use crate::sync::atomic::{AtomicBool, AtomicI64};
+use crate::sync::{Mutex, RwLock};
 use crate::tree::Tree;
 use crate::wal::{Mark, Replay, Wal, replay};
 

@@ -9,13 +9,13 @@
 //! replacement that leaves more than it found, as single blocks overwritten inside long extents do,
 //! uses its reserve up in the end and is then refused; a release never depends on it.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::overlay::Cost;
 use super::{Cask, Class, State};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::sync::atomic::Ordering;
 use crate::tree::{Root, bound};
 
 /// The active overlay takes at most about this much memory before writers wait for a checkpoint. The one

@@ -6,9 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use parking_lot::{Mutex, MutexGuard};
 
 use super::overlay::Cost;
 use super::space::Short;
@@ -22,6 +19,8 @@ use crate::format::key::Number;
 use crate::format::page::CELL_OVERHEAD;
 use crate::format::wal::{Change, Changes};
 use crate::format::{Geometry, Key, Kind};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use crate::tree::Value;
 
 /// What an operation does to the free space.

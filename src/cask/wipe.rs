@@ -10,9 +10,6 @@
 //! what was to be wiped; so what a crash left undone, a sweep through all free blocks does.
 
 use std::ops::Range;
-use std::sync::atomic::Ordering;
-
-use parking_lot::MutexGuard;
 
 use super::checkpoint::write_superblock;
 use super::{Cask, State};
@@ -20,6 +17,8 @@ use crate::alloc::Run;
 use crate::device::{Device, write_zeros};
 use crate::error::{Error, Result};
 use crate::format::superblock::{FLAG_STALE, SuperblockRecord};
+use crate::sync::MutexGuard;
+use crate::sync::atomic::Ordering;
 use crate::wal::Mark;
 
 /// Where wiping is in force, a checkpoint is due when something has waited this long, in seconds.

@@ -6,9 +6,8 @@
 
 use std::collections::HashMap;
 
-use parking_lot::Mutex;
-
 use crate::format::key::Number;
+use crate::sync::Mutex;
 
 /// Open counts by inode.
 #[derive(Debug, Default)]

@@ -11,12 +11,11 @@
 //! Invariant: the tables hold only what is younger than [`SPAN_SECS`], so they stay small.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
 use crate::format::key::Number;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// How long, in seconds, a cut is remembered.
 pub const SPAN_SECS: i64 = 5;

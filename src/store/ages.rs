@@ -10,9 +10,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-
-use parking_lot::Mutex;
 
 use super::lifetime::end;
 use super::walk::Walk;
@@ -27,6 +24,8 @@ use crate::fs::inode::{Inode, load};
 use crate::fs::lifetime;
 use crate::fs::namespace;
 use crate::limits::BELIEVED_SECS;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 /// Steps that a `ttl` is divided into.
 const STEPS: i64 = 4096;

@@ -5,8 +5,6 @@
 
 use std::collections::HashMap;
 
-use parking_lot::Mutex;
-
 use super::Store;
 use crate::cask::{Read, Tx};
 use crate::device::Device;
@@ -15,6 +13,7 @@ use crate::format::item::FLAG_ORDERED;
 use crate::format::key::Number;
 use crate::fs::arrivals::{self, Mark, Tail};
 use crate::fs::inode::{Inode, load};
+use crate::sync::Mutex;
 
 /// The end of an order.
 #[derive(Clone, Copy, Debug)]

@@ -4,14 +4,13 @@
 //! handle is closed or synced; so writers with buffers can share a log. Invariant: what is kept back is
 //! shorter than what a cut would carry, and never counted as written by anybody else.
 
-use std::sync::atomic::Ordering;
-
 use super::Store;
 use super::handle::{Handle, LogHandle};
 use crate::device::Device;
 use crate::error::Result;
 use crate::fs::Caller;
 use crate::limits::CARRY_MAX;
+use crate::sync::atomic::Ordering;
 
 impl<D: Device> Store<D> {
     /// A write to a log: an append, or, with `assemble=1`, an append of the records that it completes.

@@ -19,13 +19,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::cat::table_of;
 use super::settings::Effective;
 use crate::format::key::Number;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard, RwLock};
 
 /// What a fresh live log is given: the looks of the file that had the name before.
 #[derive(Clone, Debug, PartialEq, Eq)]

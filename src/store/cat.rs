@@ -9,8 +9,6 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use parking_lot::Mutex;
-
 use super::Store;
 use super::settings::Mode;
 use crate::cask::Read;
@@ -21,6 +19,7 @@ use crate::format::item::FLAG_ORDERED;
 use crate::format::key::Number;
 use crate::fs::arrivals::{self, Mark, Part};
 use crate::fs::{Inode, data, namespace};
+use crate::sync::Mutex;
 
 /// What the names of compressed files end with.
 const COMPRESSED: &[&[u8]] = &[b".gz", b".bz2", b".xz", b".zst", b".lz4", b".Z"];

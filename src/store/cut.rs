@@ -5,8 +5,6 @@
 //! log, segments beyond `keep` are dropped, and the record of rolls gets its line. A cut that nobody
 //! made by a rename finds the name of the segment here, too.
 
-use std::sync::atomic::Ordering;
-
 use super::binding::{Fresh, Name, Predecessor};
 use super::door::DOOR;
 use super::events::{Cause, Event};
@@ -25,6 +23,7 @@ use crate::format::key::Number;
 use crate::fs::inode::{Inode, load, save};
 use crate::fs::{Caller, Place, RenameFlags, namespace, segment};
 use crate::limits::NAME_MAX;
+use crate::sync::atomic::Ordering;
 
 use jiff::tz::TimeZone;
 

@@ -6,8 +6,6 @@
 //! one that nobody has open is cut when its next record comes, and named after its last.
 //! Invariant: a cut of these kinds falls between two records, like any other.
 
-use std::sync::atomic::Ordering;
-
 use quick_cache::sync::Cache;
 
 use super::Store;
@@ -20,6 +18,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::key::Number;
 use crate::fs::{Inode, Place, namespace};
+use crate::sync::atomic::Ordering;
 
 /// Logs whose records are counted in memory.
 const COUNTED: usize = 4096;

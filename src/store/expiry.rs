@@ -8,8 +8,6 @@
 //! Invariant: nothing goes before its time; whether it has come is asked again in the transaction that
 //! removes it.
 
-use parking_lot::Mutex;
-
 use super::cut::name_of_its_own;
 use super::settings::{Effective, Mode};
 use super::{Notice, Store};
@@ -20,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::format::key::Number;
 use crate::fs::inode::{Inode, load};
 use crate::fs::segment;
+use crate::sync::Mutex;
 
 /// At least so often, in seconds, all segments are looked at: one may have been moved or touched.
 const LOOK: i64 = 3600;

@@ -5,9 +5,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::{Mutex, RwLock};
 
 use super::binding::Tie;
 use super::cat::Cat;
@@ -16,6 +13,8 @@ use crate::cask::ImageRead;
 use crate::error::{Error, Result};
 use crate::format::key::Number;
 use crate::fs::OpenFlags;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 
 /// What the writes of a handle mean.
 #[derive(Debug)]

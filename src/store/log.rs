@@ -7,9 +7,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::Mutex;
 
 use super::arrivals;
 use super::binding::{Binding, Name, Predecessor, Tie};
@@ -29,6 +26,8 @@ use crate::format::key::Number;
 use crate::fs::inode::{Inode, load, save};
 use crate::fs::xattr::{self, SetMode};
 use crate::fs::{Caller, NewFile, OpenFlags, Place, data, namespace, segment};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// From this many bytes on, data is put in its place before its operation is logged.
 pub const STAGE_MIN: usize = 64 << 10;

@@ -41,10 +41,7 @@ mod watchers;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::time::Duration;
-
-use parking_lot::RwLock;
 
 use crate::cask::{Cask, Guard, Lsn};
 use crate::clock::{Clock, Timestamp};
@@ -52,6 +49,8 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::format::key::Number;
 use crate::fs::{Attr, Caller, Fs, Inode, namespace};
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicBool, AtomicI64};
 
 use absence::Absences;
 use ages::{Ages, Both};

@@ -14,8 +14,6 @@
 
 use std::collections::HashMap;
 
-use parking_lot::Mutex;
-
 use super::{NOBODY, Store};
 use crate::cask::{Class, Tx};
 use crate::clock::Timestamp;
@@ -25,6 +23,7 @@ use crate::format::FileKind;
 use crate::format::key::Number;
 use crate::fs::inode::{Inode, load, new_inode};
 use crate::fs::{data, namespace};
+use crate::sync::Mutex;
 
 /// A content being read.
 #[derive(Debug, Default)]

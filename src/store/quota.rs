@@ -9,8 +9,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::Store;
 use super::settings::Bound;
 use super::walk::Walk;
@@ -20,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::format::key::{Number, ROOT};
 use crate::fs::inode::{Inode, load};
 use crate::fs::namespace;
+use crate::sync::Mutex;
 
 /// What stands below a directory, or is added there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,9 +8,6 @@
 //! Invariant: whether a file is over is asked again in the operation that removes it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, Ordering};
-
-use parking_lot::Mutex;
 
 use super::{Notice, Store};
 use crate::cask::Class;
@@ -21,6 +18,8 @@ use crate::format::FileKind;
 use crate::format::key::Number;
 use crate::fs::inode::load;
 use crate::fs::{StatFs, namespace};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicI64, Ordering};
 
 /// Files removed in one operation: a millisecond or so for whoever waits for it.
 const BATCH: usize = 32;

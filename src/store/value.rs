@@ -12,10 +12,6 @@
 //! saved. What saving a draft takes is set aside when it is written, so that `write(2)` and not
 //! `close(2)` says that there is no space. A draft that is cut off to nothing gives space back.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::Mutex;
-
 use super::handle::{Handle, Kind};
 use super::pins::Replaced;
 use super::settings::Mode;
@@ -28,6 +24,8 @@ use crate::format::item::FLAG_SPARSE;
 use crate::format::key::Number;
 use crate::fs::inode::{Inode, load, save};
 use crate::fs::{Caller, OpenFlags, SetAttr, data};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Most bytes of a draft in memory.
 const MEMORY_MAX: usize = 1 << 20;

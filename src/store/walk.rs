@@ -8,9 +8,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::RwLock;
 
 use super::settings::{Bound, Effective, PREFIX, Setting};
 use crate::cask::Read;
@@ -18,6 +15,8 @@ use crate::error::{Error, Result};
 use crate::format::key::{Number, ROOT};
 use crate::fs::inode::{Inode, load};
 use crate::fs::xattr;
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Most directories whose answers are kept.
 const CACHE_MAX: usize = 16_384;

@@ -8,9 +8,9 @@
 
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
-
 use super::binding::Binding;
+
+use crate::sync::{Mutex, RwLock};
 
 /// Has those woken who watch the live log with this path, from the root without a slash; must not
 /// block. False when there is no room now: the name stays marked until the next [`Store::tick`].

@@ -21,13 +21,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use cache::PageCache;
-use parking_lot::Mutex;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::checksum::crc;
 use crate::format::page::{CELL_OVERHEAD, CHILD_LEN, Page, PagePtr};
 use crate::format::{Geometry, Key};
+use crate::sync::Mutex;
 
 /// An item's value.
 pub type Value = Arc<[u8]>;

@@ -14,7 +14,6 @@ pub use replay::{Replay, replay};
 
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
 use zerocopy::IntoBytes;
 
 use crate::device::control::{Control, removed};
@@ -23,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::format::Geometry;
 use crate::format::checksum::{Digest, Keys};
 use crate::format::wal::{FRAME_ALIGN, FRAME_MAGIC, FrameRecord, RECORD_HEADER, frame_len};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// Number of an operation in the log, from 1; operations are totally ordered by it.
 pub type Lsn = u64;
