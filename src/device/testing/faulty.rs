@@ -15,6 +15,8 @@ use crate::device::Device;
 pub enum Call {
     /// Every call that can change something, [`Device::sync`] among them.
     AnyChange,
+    /// Every call that makes something durable.
+    AnyFlush,
     /// [`Device::read_at`].
     Read,
     /// [`Device::write_at`].
@@ -104,7 +106,12 @@ impl<D: TestDevice> FaultyDevice<D> {
     fn meet(&self, call: Call) -> Option<Fault> {
         let mut state = self.state.lock();
         let fault = state.fault?;
-        if fault.call != call && (fault.call != Call::AnyChange || call == Call::Read) {
+        let counts = match fault.call {
+            Call::AnyChange => call != Call::Read,
+            Call::AnyFlush => matches!(call, Call::Sync | Call::WriteDurable),
+            one => one == call,
+        };
+        if !counts {
             return None;
         }
         state.calls += 1;
