@@ -80,7 +80,8 @@ fn together(threads: Vec<Box<dyn FnOnce() + Send>>) {
     }
 }
 
-/// Three threads write and sync; whenever one was answered, what it wrote survives a loss of power.
+/// Three threads write and sync, and one only writes on what there is; whenever a sync was answered, what
+/// it was asked for survives a loss of power.
 fn group_commit() {
     let device: Recorded = Switching::new(RecordingDevice::over(formatted(300, 24)));
     let cask = open(Arc::clone(&device));
@@ -94,7 +95,12 @@ fn group_commit() {
             }
         })
     };
-    together((0..3).map(writer).collect());
+    let mut threads: Vec<_> = (0..3).map(writer).collect();
+    let by_persist = Arc::clone(&cask);
+    threads.push(Box::new(move || {
+        (0..3).for_each(|_| by_persist.persist(by_persist.lsn()).unwrap());
+    }));
+    together(threads);
     after_power_loss(&device.inner().take(), 4, |cask, marks| {
         for mark in marks {
             let (writer, n) = (mark / 100, mark % 100);
@@ -181,19 +187,24 @@ fn add_one<D: Device>(cask: &Cask<D>) {
     }
 }
 
-/// Writers and a thread that makes checkpoints; readers and an image see one moment each.
+/// Writers and threads that make checkpoints; a reader and an image see one moment each.
 fn checkpoints() {
     let memory = formatted(300, 24);
     let device = Switching::new(memory.clone());
     let cask = open(device);
     let mut threads: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
-    for _ in 0..2 {
-        let cask = Arc::clone(&cask);
-        threads.push(Box::new(move || (0..3).for_each(|_| add_one(&*cask))));
-    }
+    let by_writer = Arc::clone(&cask);
+    threads.push(Box::new(move || (0..3).for_each(|_| add_one(&*by_writer))));
     let by_checkpoints = Arc::clone(&cask);
     threads.push(Box::new(move || {
-        (0..2).for_each(|_| by_checkpoints.checkpoint().unwrap());
+        for _ in 0..3 {
+            add_one(&*by_checkpoints);
+            by_checkpoints.checkpoint().unwrap();
+        }
+    }));
+    let by_idle = Arc::clone(&cask);
+    threads.push(Box::new(move || {
+        (0..2).for_each(|_| by_idle.checkpoint().unwrap());
     }));
     let by_readers = Arc::clone(&cask);
     threads.push(Box::new(move || {
@@ -211,12 +222,12 @@ fn checkpoints() {
         let before = pair(&*by_image);
         let image = by_image.image().unwrap();
         let mut bytes = vec![0; image.bytes() as usize];
-        let half = bytes.len() / 2;
-        let (first, second) = bytes.split_at_mut(half);
+        let piece = bytes.len() / 8;
         // It is given up rather than that somebody waits for it.
-        let read = image
-            .read_at(0, first)
-            .and_then(|()| image.read_at(half as u64, second));
+        let read = bytes
+            .chunks_mut(piece)
+            .zip(0..)
+            .try_for_each(|(part, n)| image.read_at(n * piece as u64, part));
         if !matches!(read, Err(Error::Stale)) {
             read.unwrap();
             let copy = reopened(bytes);

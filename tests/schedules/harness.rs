@@ -262,8 +262,8 @@ pub fn reopened(bytes: Vec<u8>) -> Arc<Cask<MemoryDevice>> {
     open(MemoryDevice::from_bytes(bytes))
 }
 
-/// Opens what a loss of power leaves at each mark of a recording, with the marks so far. Nothing that was
-/// not durable is left; at the last one, also what `tries` choices leave of it.
+/// Opens what a loss of power leaves at each mark of a recording, with the marks so far: once with nothing
+/// left that was not durable, and once with some of it. Of the end there are `tries`.
 pub fn after_power_loss(
     recording: &Recording,
     tries: u64,
@@ -275,17 +275,18 @@ pub fn after_power_loss(
         ..Choice::KILLED
     };
     let mut resolver = CrashResolver::new(recording);
-    let mut marks = Vec::new();
+    let (mut marks, mut rng) = (Vec::new(), Rng::new(1));
     for (at, event) in recording.events.iter().enumerate() {
         let Event::Mark(mark) = event else {
             continue;
         };
         resolver.advance_to(2 * at);
         marks.push(*mark);
-        look(&reopened(resolver.resolve(&nothing, Vec::new())), &marks);
+        for choice in [nothing, resolver.choose(&mut rng)] {
+            look(&reopened(resolver.resolve(&choice, Vec::new())), &marks);
+        }
     }
     resolver.advance_to(resolver.end());
-    let mut rng = Rng::new(1);
     for _ in 0..tries {
         let choice = resolver.choose(&mut rng);
         look(&reopened(resolver.resolve(&choice, Vec::new())), &marks);
