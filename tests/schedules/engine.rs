@@ -166,7 +166,9 @@ fn add_one<D: Device>(cask: &Cask<D>) {
     loop {
         let next = pair(cask) + 1;
         let data = [next as u8; SPAN];
-        let staged = next.is_multiple_of(2).then(|| cask.stage(0, &data).unwrap());
+        let staged = next
+            .is_multiple_of(2)
+            .then(|| cask.stage(0, &data).unwrap());
         let (done, _) = cask
             .transact(Class::Grow, |tx| {
                 if number_of(tx.get(&LEFT)?.as_deref()) + 1 != next {
