@@ -225,6 +225,8 @@ impl<D: Device> Cask<D> {
             self.device
                 .sync()
                 .map_err(Error::io("syncing a checkpoint"))?;
+            // What of it did not get there may have been told to the log.
+            self.wal.settled()?;
         }
         if wipes {
             self.expect_wiping(&mut next);
@@ -233,6 +235,7 @@ impl<D: Device> Cask<D> {
             self.overwrite(frees.clone())?;
         }
         write_superblock(&*self.device, &self.geometry, &next)?;
+        self.wal.settled()?;
         if wipes {
             // No superblock is left that leads to what will be wiped.
             generation += 1;
@@ -303,6 +306,10 @@ pub(super) fn write_superblock<D: Device>(
         2 * (next.generation.get() & 1)
     };
     let bytes = next.encode();
+    // A container that lied about its counters is as it was; one that nobody can open is lost.
+    if SuperblockRecord::decode(&bytes).is_err() {
+        return Err(Error::corrupt("counters beyond all bounds", 0));
+    }
     for copy in [pair, pair + 1] {
         device
             .write_at(geometry.superblock_offset(copy), &bytes)
@@ -705,6 +712,6 @@ pub(super) fn root_of(superblock: &SuperblockRecord) -> Root {
     Root {
         page,
         height,
-        pages: superblock.pages.get(),
+        pages: superblock.pages.get().min(superblock.blocks.get()),
     }
 }

@@ -7,12 +7,16 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
+
 use super::sys::Sharing;
 use super::{Device, holder, sys};
+
 use crate::error::{Error, Result};
 
 /// What a container is opened for.
@@ -39,6 +43,11 @@ pub struct FileDevice {
     file: File,
     path: PathBuf,
     host: Host,
+    /// The same file, for durable writes: Linux tells of a write that failed once per description, and who
+    /// syncs must hear of it as well as who writes durably.
+    durable: Option<File>,
+    /// A flush failed: what was written before it may never be durable, whatever a later one answers.
+    has_failed: Mutex<bool>,
     /// The host refused `RWF_DSYNC` once; it is not asked again.
     without_dsync: AtomicBool,
 }
@@ -133,12 +142,24 @@ impl FileDevice {
             }
         }
         let path = path.to_path_buf();
+        let durable = match sharing {
+            Sharing::Exclusive => reopened(&file),
+            Sharing::Shared => None,
+        };
         Ok(Self {
             file,
             path,
             host,
-            without_dsync: AtomicBool::new(false),
+            without_dsync: AtomicBool::new(durable.is_none()),
+            durable,
+            has_failed: Mutex::new(false),
         })
+    }
+
+    /// Notes that a flush failed.
+    fn failed(&self, error: io::Error) -> io::Error {
+        *self.has_failed.lock() = true;
+        error
     }
 
     /// On a block device: fails unless `end` lies within it.
@@ -148,6 +169,12 @@ impl FileDevice {
             _ => Err(ErrorKind::StorageFull.into()),
         }
     }
+}
+
+/// The file once more, under a description of its own; `None` where the host does not let that be.
+fn reopened(file: &File) -> Option<File> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    OpenOptions::new().write(true).open(path).ok()
 }
 
 impl Device for FileDevice {
@@ -168,9 +195,12 @@ impl Device for FileDevice {
     }
 
     fn write_durable_at(&self, mut offset: u64, mut data: &[u8]) -> io::Result<()> {
-        while !data.is_empty() && !self.without_dsync.load(Ordering::Relaxed) {
-            match sys::write_durable(&self.file, offset, data) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+        while let Some(file) = self.durable.as_ref().filter(|_| !data.is_empty()) {
+            if self.without_dsync.load(Ordering::Relaxed) {
+                break;
+            }
+            match sys::write_durable(file, offset, data) {
+                Ok(0) => return Err(self.failed(ErrorKind::WriteZero.into())),
                 Ok(written) => {
                     offset = offset.saturating_add(written as u64);
                     data = data.get(written..).unwrap_or_default();
@@ -179,7 +209,7 @@ impl Device for FileDevice {
                 Err(error) if is_unsupported(&error) => {
                     self.without_dsync.store(true, Ordering::Relaxed);
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(self.failed(error)),
             }
         }
         if data.is_empty() {
@@ -190,7 +220,12 @@ impl Device for FileDevice {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        // One at a time: of two, one alone would be told of a failure.
+        let mut has_failed = self.has_failed.lock();
+        if *has_failed {
+            return Err(io::Error::other("an earlier flush of it failed"));
+        }
+        self.file.sync_data().inspect_err(|_| *has_failed = true)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -285,6 +320,8 @@ mod tests {
             ErrorKind::UnexpectedEof
         );
 
+        // It has a description of its own for what is durable, and without one it goes as well.
+        assert!(device.durable.is_some());
         device.without_dsync.store(true, Ordering::Relaxed);
         device.write_durable_at(23, b"!").unwrap();
         device.allocate(0, 8192).unwrap();

@@ -35,9 +35,10 @@ pub trait Device: Send + Sync + 'static {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
     /// Writes all of `data` at `offset`, extending the container if it ends before that.
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
-    /// Writes all of `data` at `offset` and makes this range durable; no other range need be.
+    /// Writes all of `data` at `offset` and makes this range durable; no other range need be. What
+    /// cannot be made durable is told to every later [`Device::sync`] too.
     fn write_durable_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
-    /// Makes everything written so far durable, the length included.
+    /// Makes everything written so far durable, the length included. Once it has failed it goes on to fail.
     fn sync(&self) -> io::Result<()>;
     /// Sets the length; new bytes read as zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;

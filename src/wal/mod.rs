@@ -84,6 +84,8 @@ struct Inner {
     gap: bool,
     writing: bool,
     syncing: bool,
+    /// Flushes that were begun.
+    flushes: u64,
     failed: Option<String>,
 }
 
@@ -125,6 +127,7 @@ impl<D: Device> Wal<D> {
             gap: false,
             writing: false,
             syncing: false,
+            flushes: 0,
             failed: None,
         };
         Self {
@@ -231,6 +234,22 @@ impl<D: Device> Wal<D> {
         }
     }
 
+    /// Returns when no flush is under way that was when it was called.
+    ///
+    /// The host may tell of what it could not write in the flush of another than who wrote it. Who has
+    /// flushed may believe it only when those who flushed meanwhile were told of no failure.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when the log has stopped.
+    pub fn settled(&self) -> Result<()> {
+        let mut inner = self.inner.lock();
+        let last = inner.flushes;
+        while inner.syncing && inner.flushes == last {
+            self.changed.wait(&mut inner);
+        }
+        alive(&inner)
+    }
+
     /// Makes everything written durable: one sync for all who wait.
     fn sync_written(&self, inner: &mut MutexGuard<'_, Inner>) -> Result<()> {
         let target = inner.written;
@@ -248,6 +267,7 @@ impl<D: Device> Wal<D> {
             inner.position = inner.position.next_multiple_of(self.geometry.wal_unit());
         }
         inner.syncing = true;
+        inner.flushes += 1;
         let result: std::io::Result<_> = MutexGuard::unlocked(inner, || {
             if removed(Control::FlushOnFsync) {
                 Ok(())
