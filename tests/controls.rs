@@ -64,3 +64,32 @@ controls! {
     full_flush_with_bypass: FullFlushWithBypass in [bypassing(1024, 400, 8, 3)];
     wipe_after_commit: WipeAfterCommit in [wiping(plan(512, 230, 8, 6))];
 }
+
+/// The list in docs/TESTING.md is that of src/device/control.rs.
+#[test]
+fn the_list_in_the_documents_is_made_from_the_source() {
+    let source = include_str!("../src/device/control.rs");
+    let enumeration = source.split_once("pub enum Control {").unwrap().1;
+    let enumeration = enumeration.split_once("\n}").unwrap().0;
+    let (mut rows, mut said) = (String::new(), String::new());
+    for line in enumeration.lines().map(str::trim) {
+        if let Some(text) = line.strip_prefix("///") {
+            said += text;
+        } else if let Some((name, _)) = line.split_once(" = ") {
+            rows += &format!("| {name} |{said} |\n");
+            said.clear();
+        }
+    }
+    assert_eq!(rows.lines().count(), Control::ALL.len());
+    let table = format!("| control | step |\n|---|---|\n{rows}");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/TESTING.md");
+    let document = std::fs::read_to_string(path).unwrap();
+    let (before, rest) = document.split_once("<!-- controls -->\n").unwrap();
+    let (found, after) = rest.split_once("<!-- /controls -->").unwrap();
+    if std::env::var_os("CASKFS_WRITE_CONTROLS").is_some() {
+        let document = format!("{before}<!-- controls -->\n{table}<!-- /controls -->{after}");
+        std::fs::write(path, document).unwrap();
+    } else {
+        assert_eq!(found, table, "the list of controls is out of date");
+    }
+}

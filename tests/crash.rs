@@ -3,7 +3,7 @@
 //! `CASKFS_CRASH_STATES` says how many crash states to try (20,000 unless told), `CASKFS_CRASH_SEED`
 //! where to begin. What ever failed stands in tests/regress/ and is tried first.
 #![cfg(feature = "testing")]
-#![allow(clippy::panic, clippy::unwrap_used)]
+#![allow(clippy::panic, clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod common;
 

@@ -163,9 +163,7 @@ impl<D: Device> Surveyor<'_, D> {
                 }
             } else if let Some((key, child)) = page.child(index) {
                 let next = page.key(index + 1).or(upper);
-                // The first child may hold keys below its reference: that is only a bound.
-                let lower = Some(key).filter(|_| index > 0).or(lower);
-                self.page(child, level - 1, key, lower, next)?;
+                self.page(child, level - 1, key, Some(key), next)?;
             }
         }
         Ok(())

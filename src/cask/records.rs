@@ -272,9 +272,12 @@ impl Squeezed {
     }
 }
 
+/// Neighbouring groups.
+type Shelf = Box<[Mutex<Group>]>;
+
 /// The records.
 pub(super) struct Records {
-    shelves: Box<[OnceLock<Box<[Mutex<Group>]>>]>,
+    shelves: Box<[OnceLock<Shelf>]>,
 }
 
 impl Records {

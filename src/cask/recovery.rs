@@ -22,8 +22,8 @@ use crate::error::{Error, Result};
 use crate::format::Geometry;
 use crate::format::checksum::{Keys, crc};
 use crate::format::superblock::{
-    FLAG_FIXED, FLAG_STALE, Rejected, SPACING, SUPERBLOCK_COPIES, SUPERBLOCK_LEN, SuperblockRecord,
-    VERSION,
+    FLAG_FIXED, FLAG_STALE, NUMBER_MAX, Rejected, SPACING, SUPERBLOCK_COPIES, SUPERBLOCK_LEN,
+    SuperblockRecord, VERSION,
 };
 use crate::format::wal::{Change, Changes, decode_crcs, records};
 use crate::sync::atomic::{AtomicBool, AtomicI64};
@@ -509,6 +509,12 @@ fn apply_log<D: Device>(
                         })?;
                     }
                     Change::Counters { next_number, files } => {
+                        if *next_number >= NUMBER_MAX {
+                            return Err(Error::corrupt(
+                                "a log record that counts past all files",
+                                0,
+                            ));
+                        }
                         (state.next_number, state.files) = (*next_number, *files);
                     }
                     Change::Grow(blocks) if *blocks <= geometry.max_blocks() => alloc.grow(*blocks),
@@ -550,7 +556,8 @@ fn blocks_hold<D: Device>(device: &D, geometry: Geometry, record: &[u8]) -> Resu
             Change::Grow(blocks) if geometry.offset(blocks) > len => return Ok(false),
             _ => continue,
         };
-        for (sum, block) in decode_crcs(crcs).zip(start..) {
+        for (sum, index) in decode_crcs(crcs).zip(0..) {
+            let block = start.saturating_add(index);
             let offset = geometry.offset(block);
             if offset.saturating_add(geometry.block()) > len {
                 return Ok(false);

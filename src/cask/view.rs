@@ -113,12 +113,15 @@ impl Plan<'_> {
     }
 
     fn fill_bytes(&mut self, at: u64, bytes: &[u8]) {
-        self.fill(at..at + bytes.len() as u64, |target, _, from, _| {
-            let skip = (from - at) as usize;
-            if let Some(source) = bytes.get(skip..skip + target.len()) {
-                target.copy_from_slice(source);
-            }
-        });
+        self.fill(
+            at..at.saturating_add(bytes.len() as u64),
+            |target, _, from, _| {
+                let skip = (from - at) as usize;
+                if let Some(source) = bytes.get(skip..skip + target.len()) {
+                    target.copy_from_slice(source);
+                }
+            },
+        );
     }
 
     fn fill_lost(&mut self, block: u64, blocks: u32) {
@@ -138,9 +141,9 @@ impl Plan<'_> {
 
     fn fill_blocks(&mut self, block: u64, start: u64, crcs: &[u32]) {
         let size = self.geometry.block();
-        let from = block * size;
+        let from = block.saturating_mul(size);
         self.fill(
-            from..from + crcs.len() as u64 * size,
+            from..from.saturating_add(crcs.len() as u64 * size),
             |_, fetches, at, target| {
                 let first = (at - from) / size;
                 let last = (at + target.len() as u64 - from).div_ceil(size);
@@ -164,7 +167,12 @@ impl Plan<'_> {
         let (first, last) = (self.offset / size, self.end().div_ceil(size));
         for (block, chunk) in content.chunks.range(first..last) {
             for (range, bytes) in chunk.pieces() {
-                self.fill_bytes(block * size + range.start as u64, bytes);
+                self.fill_bytes(
+                    block
+                        .saturating_mul(size)
+                        .saturating_add(range.start as u64),
+                    bytes,
+                );
             }
         }
         let from = content
@@ -296,7 +304,9 @@ impl<D: Device> Cask<D> {
             let to = (plan.offset + last as u64).div_ceil(size);
             tree_items(self, snapshot, content, from..to, &mut |block, record| {
                 match record {
-                    ContentRecord::Inline(bytes) => plan.fill_bytes(block * size, bytes),
+                    ContentRecord::Inline(bytes) => {
+                        plan.fill_bytes(block.saturating_mul(size), bytes)
+                    }
                     ContentRecord::Extent { start, crcs } => {
                         let crcs: Vec<u32> = decode_crcs(crcs).collect();
                         plan.fill_blocks(block, start, &crcs);
@@ -512,7 +522,7 @@ impl<D: Device> Read for Cask<D> {
         let size = self.geometry.block();
         Ok(self
             .seek(content, offset / size, true)?
-            .map(|block| (block * size).max(offset)))
+            .map(|block| block.saturating_mul(size).max(offset)))
     }
 
     fn next_hole(&self, content: Number, offset: u64) -> Result<u64> {
@@ -520,7 +530,7 @@ impl<D: Device> Read for Cask<D> {
         let block = self
             .seek(content, offset / size, false)?
             .unwrap_or(offset / size);
-        Ok((block * size).max(offset))
+        Ok(block.saturating_mul(size).max(offset))
     }
 
     fn name_hash(&self, name: &[u8]) -> u64 {

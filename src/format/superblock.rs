@@ -21,6 +21,9 @@ pub const SUPERBLOCK_COPIES: u64 = 4;
 /// Default distance between copies in bytes.
 pub const SPACING: u32 = 65_536;
 
+/// No inode and no content has a number as high as this.
+pub const NUMBER_MAX: u64 = 1 << 62;
+
 /// The number of blocks never changes.
 pub const FLAG_FIXED: u32 = 1;
 /// All blocks were written at mkfs.
@@ -158,9 +161,9 @@ impl SuperblockRecord {
             && self.wal_len.get() < (1 << 40)
             && self.wal_len.get() >= u64::from(block)
             && self.wal_position.get() < (1 << 62)
-            && self.wal_lsn.get() < (1 << 62)
+            && (1..1 << 62).contains(&self.wal_lsn.get())
             && self.next_number.get() >= 2
-            && self.next_number.get() < (1 << 62)
+            && self.next_number.get() < NUMBER_MAX
             && self.height.get() <= 32
             && self.alloc_slot.get() <= 1
             && self.generation.get() < (1 << 62)

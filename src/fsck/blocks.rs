@@ -168,13 +168,7 @@ impl<D: Device> Check<'_, '_, D> {
                     continue;
                 };
                 let next = page.key(index + 1).or(upper);
-                // The first child may hold keys below its reference: that is only a bound.
-                self.page(
-                    child,
-                    level - 1,
-                    Some(key).filter(|_| index > 0).or(lower),
-                    next,
-                )?;
+                self.page(child, level - 1, Some(key), next)?;
             }
         }
         let done = self.report.pages + self.report.data_blocks;

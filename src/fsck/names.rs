@@ -161,7 +161,7 @@ impl<D: Device> Names<'_, D> {
             FileKind::Directory => self.report.directories += 1,
             FileKind::Regular => {
                 self.report.files += 1;
-                self.report.bytes += record.size.get();
+                self.report.bytes = self.report.bytes.saturating_add(record.size.get());
             }
             _ => self.report.files += 1,
         }

@@ -42,7 +42,7 @@ pub fn scrub<D: Device>(
         next: None,
     };
     if let Some((ptr, level)) = pinned.root() {
-        scrub.page(ptr, level, from, None)?;
+        scrub.page(ptr, level, None)?;
     }
     let next = scrub.next;
     hits::name(cask, report)?;
@@ -61,8 +61,8 @@ struct Scrub<'a, 'c, D: Device> {
 }
 
 impl<D: Device> Scrub<'_, '_, D> {
-    /// A page whose keys are not below `lower`, as far as is known, and below `upper`.
-    fn page(&mut self, ptr: PagePtr, level: u8, lower: Key, upper: Option<Key>) -> Result<()> {
+    /// A page whose keys are below `upper`.
+    fn page(&mut self, ptr: PagePtr, level: u8, upper: Option<Key>) -> Result<()> {
         let geometry = self.pinned.geometry();
         let page = match self.pinned.page(ptr, level) {
             Ok(page) => page,
@@ -83,10 +83,8 @@ impl<D: Device> Scrub<'_, '_, D> {
             if next.is_some_and(|next| next <= self.from) || (level == 0 && key < self.from) {
                 continue;
             }
-            // What the first child is referred to by may lie above its keys.
-            let lower = if index > 0 || level == 0 { key } else { lower };
             if !goes_on && self.has_moved {
-                self.next = Some(lower.max(self.from));
+                self.next = Some(key.max(self.from));
                 return Ok(());
             }
             self.has_moved |= level == 0;
@@ -96,7 +94,7 @@ impl<D: Device> Scrub<'_, '_, D> {
                 }
                 (0, ..) => {}
                 (_, Some((_, child)), _) => {
-                    self.page(child, level - 1, lower, next)?;
+                    self.page(child, level - 1, next)?;
                     if self.next.is_some() {
                         return Ok(());
                     }

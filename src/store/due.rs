@@ -16,6 +16,7 @@ use crate::cask::{Class, Lsn, Read};
 use crate::clock::Timestamp;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::format::item::FLAG_SPARSE;
 use crate::format::key::Number;
 use crate::fs::{Inode, Place, namespace};
 use crate::sync::atomic::Ordering;
@@ -61,6 +62,18 @@ impl Counts {
         let header = settings.first_line();
         let mut bytes = Vec::new();
         while at < inode.size {
+            // A hole of any size holds no bytes that have to be looked at.
+            if inode.flags & FLAG_SPARSE != 0 || inode.size - at > COUNT_STEP {
+                let data = r.next_data(inode.content, at)?.unwrap_or(inode.size);
+                let hole = data.min(inode.size) - at;
+                if delimiter == 0 {
+                    records = records.saturating_add(hole);
+                }
+                at += hole;
+                if hole > 0 {
+                    continue;
+                }
+            }
             let len = (inode.size - at).min(COUNT_STEP);
             bytes.resize(len as usize, 0);
             r.read_content(inode.content, at, &mut bytes)?;

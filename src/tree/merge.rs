@@ -40,12 +40,22 @@ pub trait PageStore {
 struct Builder {
     cells: VecDeque<(Key, Value)>,
     bytes: usize,
+    /// The key that was given last.
+    last: Option<Key>,
 }
 
 impl Builder {
-    fn push(&mut self, key: Key, value: Value) {
+    /// # Errors
+    /// [`Error::Corrupt`] when the keys do not ascend: of a tree that lies about them no page is written that
+    /// could not be read.
+    fn push(&mut self, key: Key, value: Value) -> Result<()> {
+        if self.last.is_some_and(|last| last >= key) {
+            return Err(Error::corrupt("a tree whose keys are out of order", 0));
+        }
+        self.last = Some(key);
         self.bytes += CELL_OVERHEAD + value.len();
         self.cells.push_back((key, value));
+        Ok(())
     }
 
     /// How many cells, from the front, fill at most `limit` bytes.
@@ -203,7 +213,7 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
         let Some(builder) = self.builders.get_mut(level) else {
             return Ok(());
         };
-        builder.push(key, value);
+        builder.push(key, value)?;
         if builder.bytes > 2 * payload {
             let (count, bytes) = builder.fitting(payload);
             self.write_page(level, count, bytes)?;

@@ -5,6 +5,7 @@
 #![allow(clippy::indexing_slicing, clippy::expect_used)]
 
 pub mod case;
+pub mod edits;
 pub mod exhaust;
 pub mod explorer;
 pub mod faithless;
