@@ -283,7 +283,9 @@ pub(super) struct Records {
 impl Records {
     pub fn new() -> Self {
         Self {
-            shelves: (0..GROUPS / SHELF).map(|_| OnceLock::new()).collect(),
+            shelves: (0..GROUPS.div_ceil(SHELF))
+                .map(|_| OnceLock::new())
+                .collect(),
         }
     }
 

@@ -1,9 +1,12 @@
 //! How a cask is read for a check: its container, or, beside a mount, an image that the daemon holds.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::exit::{CliError, shown};
+use super::peek;
 use super::target::{Target, mount_of};
 use crate::device::file::{Access, FileDevice};
 use crate::error::Error;
@@ -27,7 +30,16 @@ impl Checked {
     /// What is in use by others than a mount, and what cannot be opened, says so.
     pub fn find(typed: &OsStr, access: Access) -> Result<(Self, Option<FileDevice>), CliError> {
         let container = match Target::parse(typed) {
+            // A container may itself lie in a mounted cask.
+            Target::Mounted { .. } if is_container(Path::new(typed)) => PathBuf::from(typed),
             Target::Mounted { mount, .. } => {
+                // Beside a mount that only reads, everybody may read.
+                if access == Access::ReadOnly
+                    && let Ok(device) = FileDevice::open(&mount.source, access)
+                {
+                    let (container, mount) = (mount.source, None);
+                    return Ok((Self { container, mount }, Some(device)));
+                }
                 let container = mount.source.clone();
                 let mount = Some(mount);
                 return Ok((Self { container, mount }, None));
@@ -63,6 +75,12 @@ impl Checked {
         FileDevice::open(&path, Access::ReadOnly)
             .map_err(|error| CliError::at(shown(&path), &error))
     }
+}
+
+fn is_container(path: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(64).read_to_end(&mut head));
+    path.is_file() && read.is_ok() && peek::is_cask(&head)
 }
 
 fn mounted(container: &Path) -> Option<CaskMount> {

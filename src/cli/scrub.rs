@@ -67,15 +67,15 @@ struct Pace {
 }
 
 impl Pace {
-    /// So many bytes more were read: waits until that may have happened.
-    fn read(&mut self, bytes: u64) {
-        self.read += bytes;
+    /// How long it has to wait until what was read may have been.
+    fn rest(&self) -> Duration {
         let due = Duration::from_secs_f64(self.read as f64 / self.rate as f64);
-        while let Some(rest) = due
-            .checked_sub(self.start.elapsed())
-            .filter(|d| !d.is_zero())
-        {
-            thread::park_timeout(rest);
+        due.saturating_sub(self.start.elapsed())
+    }
+
+    fn wait(&self) {
+        while !self.rest().is_zero() {
+            thread::park_timeout(self.rest());
         }
     }
 }
@@ -86,7 +86,12 @@ pub fn run(args: ScrubArgs) -> Result<Outcome, CliError> {
     let name = shown(&checked.container);
     let mut report = Report::default();
     let copies = peek::damaged_copies(&checked.container);
-    for offset in copies.map_err(|error| CliError::at(&name, &error))? {
+    let copies = match copies {
+        // Who may read a mounted cask may not always read its container.
+        Err(_) if checked.mount.is_some() => Vec::new(),
+        copies => copies.map_err(|error| CliError::at(&name, &error))?,
+    };
+    for offset in copies {
         let text = "a copy of the superblock does not verify; another does, and one of the next two checkpoints writes it anew";
         report.add(
             Severity::Warning,
@@ -140,22 +145,31 @@ pub fn run(args: ScrubArgs) -> Result<Outcome, CliError> {
 /// Reads all, piece by piece.
 fn read_all(
     checked: &Checked,
-    mut device: Option<FileDevice>,
+    device: Option<FileDevice>,
     pace: &mut Pace,
     report: &mut Report,
     line: &mut Progress,
 ) -> Result<(), CliError> {
     let name = shown(&checked.container);
     let (mut from, mut tries) = (SCRUB_START, 0);
+    // A container that is not mounted stays locked, and so as it is.
+    let held = device.map(Arc::new);
     loop {
-        let piece = match device.take() {
-            Some(device) => device,
-            None => checked.open()?,
+        let piece = match &held {
+            Some(device) => Arc::clone(device),
+            None => Arc::new(checked.open()?),
         };
-        match read_piece(piece, from, pace, report, line) {
+        let before = report.clone();
+        let read = read_piece(piece, from, PIECE / (1 << tries), pace, report, line);
+        pace.wait();
+        match read {
             Ok(None) => return Ok(()),
             Ok(Some(next)) => (from, tries) = (next, 0),
-            Err(error) if fsck::is_given_up(&error) && tries < TRIES => tries += 1,
+            // A shorter one may be done before the room is needed.
+            Err(error) if fsck::is_given_up(&error) && tries < TRIES => {
+                tries += 1;
+                *report = before;
+            }
             Err(error) if fsck::is_given_up(&error) => {
                 return Err(CliError::failed(format!(
                     "{name}: the cask is so full that nothing can be held still to be read; make room, or scrub it \
@@ -173,10 +187,11 @@ fn read_all(
     }
 }
 
-/// Reads a piece; answers where to go on.
+/// Reads a piece that takes about `time`; answers where to go on.
 fn read_piece(
-    device: FileDevice,
+    device: Arc<FileDevice>,
     from: Key,
+    time: Duration,
     pace: &mut Pace,
     report: &mut Report,
     line: &mut Progress,
@@ -185,15 +200,25 @@ fn read_piece(
         read_only: true,
         ..OpenOptions::default()
     };
-    let cask = Cask::open(Arc::new(device), options)?;
+    let cask = Cask::open(device, options)?;
+    if from == SCRUB_START
+        && let Some(why) = cask.read_only().filter(|why| !why.is_empty())
+    {
+        report.add(Severity::Error, "log", None, why.to_owned());
+    }
     let stats = cask.stats();
     let used = stats.blocks.saturating_sub(stats.free_blocks);
     let total = used.saturating_mul(stats.block_size.into());
-    let end = Instant::now() + PIECE;
+    let end = Instant::now() + time;
     fsck::scrub(&cask, from, report, &mut |bytes| {
-        pace.read(bytes);
+        pace.read += bytes;
         line.show(pace.read, total);
-        Instant::now() < end
+        // For a longer rest the image is given back first.
+        let goes_on = Instant::now() + pace.rest() < end;
+        if goes_on {
+            pace.wait();
+        }
+        goes_on
     })
 }
 
@@ -209,7 +234,8 @@ mod tests {
             read: 0,
         };
         for _ in 0..4 {
-            pace.read(1 << 15);
+            pace.read += 1 << 15;
+            pace.wait();
         }
         assert!(pace.start.elapsed() >= Duration::from_millis(125));
         assert!(rate("0").is_err() && rate("12k").is_ok());

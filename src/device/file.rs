@@ -40,14 +40,15 @@ enum Host {
 /// A container in a file or on a block device, locked for as long as this lives.
 #[derive(Debug)]
 pub struct FileDevice {
+    /// The same file, for durable writes: Linux tells of a write that failed once per description, and who
+    /// syncs must hear of it as well as who writes durably. Closed before the one that holds the locks.
+    durable: Option<File>,
     file: File,
     path: PathBuf,
     host: Host,
-    /// The same file, for durable writes: Linux tells of a write that failed once per description, and who
-    /// syncs must hear of it as well as who writes durably.
-    durable: Option<File>,
-    /// A flush failed: what was written before it may never be durable, whatever a later one answers.
-    has_failed: Mutex<bool>,
+    /// The errno of the flush that failed: what was written before it may never be durable, whatever a later
+    /// one answers.
+    has_failed: Mutex<Option<i32>>,
     /// The host refused `RWF_DSYNC` once; it is not asked again.
     without_dsync: AtomicBool,
 }
@@ -152,13 +153,14 @@ impl FileDevice {
             host,
             without_dsync: AtomicBool::new(durable.is_none()),
             durable,
-            has_failed: Mutex::new(false),
+            has_failed: Mutex::new(None),
         })
     }
 
     /// Notes that a flush failed.
     fn failed(&self, error: io::Error) -> io::Error {
-        *self.has_failed.lock() = true;
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        self.has_failed.lock().get_or_insert(errno);
         error
     }
 
@@ -206,7 +208,11 @@ impl Device for FileDevice {
                     data = data.get(written..).unwrap_or_default();
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if is_unsupported(&error) => {
+                // A host whose locks bind each description by itself lets only the first one write.
+                Err(error)
+                    if is_unsupported(&error)
+                        || matches!(error.raw_os_error(), Some(libc::EACCES | libc::EAGAIN)) =>
+                {
                     self.without_dsync.store(true, Ordering::Relaxed);
                 }
                 Err(error) => return Err(self.failed(error)),
@@ -215,17 +221,20 @@ impl Device for FileDevice {
         if data.is_empty() {
             return Ok(());
         }
-        self.write_at(offset, data)?;
+        self.write_at(offset, data)
+            .map_err(|error| self.failed(error))?;
         self.sync()
     }
 
     fn sync(&self) -> io::Result<()> {
         // One at a time: of two, one alone would be told of a failure.
         let mut has_failed = self.has_failed.lock();
-        if *has_failed {
-            return Err(io::Error::other("an earlier flush of it failed"));
+        if let Some(errno) = *has_failed {
+            return Err(io::Error::from_raw_os_error(errno));
         }
-        self.file.sync_data().inspect_err(|_| *has_failed = true)
+        self.file
+            .sync_data()
+            .inspect_err(|error| *has_failed = error.raw_os_error().or(Some(libc::EIO)))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

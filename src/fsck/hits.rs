@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::is_given_up;
 use super::report::Report;
 use crate::cask::{Cask, Read};
 use crate::device::Device;
@@ -31,12 +32,16 @@ pub(super) fn name<D: Device>(cask: &Cask<D>, report: &mut Report) -> Result<()>
         Ok(true)
     });
     match read {
-        Ok(()) | Err(Error::Corrupt(_)) => {}
+        Err(error) if is_given_up(&error) => return Err(error),
+        Ok(()) | Err(Error::Corrupt(_) | Error::Io { .. }) => {}
         Err(error) => return Err(error),
     }
     let block = u64::from(cask.block_size());
     for finding in &mut report.findings {
-        let Some(part) = &finding.part else { continue };
+        // Each is named once, however often it is asked for.
+        let Some(part) = finding.part.take() else {
+            continue;
+        };
         let Some((inode, size)) = files.get(&part.content).copied().flatten() else {
             continue;
         };

@@ -252,3 +252,36 @@ fn an_image_taken_under_writers_is_sound() {
     }
     assert!(copy.lookup(1, b"g100").is_err());
 }
+
+/// A scrub of the smallest pieces reads each data block once, and tells of damage once.
+#[test]
+fn a_scrub_in_pieces_misses_nothing_and_says_nothing_twice() {
+    let device = busy_cask();
+    let whole = check(&open(&device, true), true, &mut |_| {}).unwrap();
+    let in_pieces = |device: &MemoryDevice| {
+        let cask = open(device, true);
+        let (mut report, mut next, mut pieces) = (Report::default(), Some(SCRUB_START), 0);
+        while let Some(from) = next {
+            next = scrub(&cask, from, &mut report, &mut |_| false).unwrap();
+            assert!(next.is_none_or(|next| next > from), "{from:?}");
+            pieces += 1;
+        }
+        assert!(pieces > 300, "only {pieces} pieces");
+        report
+    };
+    let report = in_pieces(&device);
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(report.data_blocks, whole.data_blocks);
+    let first: Vec<u8> = (0..4096_u64).map(|b| (b ^ 299) as u8 | 1).collect();
+    let bytes = device.to_bytes();
+    let at = bytes.chunks(4096).position(|block| block == first).unwrap();
+    device.write_at(at as u64 * 4096 + 5, &[0]).unwrap();
+    let report = in_pieces(&device);
+    let [finding] = report.findings.as_slice() else {
+        panic!("{report:?}");
+    };
+    // Two files begin with these bytes.
+    let path = finding.path.as_deref().unwrap();
+    assert!(["f43", "f299"].contains(&path), "{finding:?}");
+    assert_eq!(finding.sentence.matches(path).count(), 1, "{finding:?}");
+}
