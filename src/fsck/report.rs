@@ -39,6 +39,20 @@ pub struct Finding {
     pub part: Option<Part>,
 }
 
+impl Finding {
+    fn new(severity: Severity, code: &'static str, offset: Option<u64>, sentence: String) -> Self {
+        Self {
+            severity,
+            code,
+            offset,
+            sentence,
+            path: None,
+            fix: None,
+            part: None,
+        }
+    }
+}
+
 /// Blocks of a content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -109,16 +123,10 @@ impl Report {
         sentence: String,
         fix: Option<Fix>,
     ) {
-        let finding = Finding {
-            severity,
-            code,
-            offset,
-            sentence,
-            path: None,
+        self.list(Finding {
             fix,
-            part: None,
-        };
-        self.list(finding);
+            ..Finding::new(severity, code, offset, sentence)
+        });
     }
 
     /// Adds a finding about a part of a content.
@@ -130,16 +138,10 @@ impl Report {
         sentence: String,
         part: Part,
     ) {
-        let finding = Finding {
-            severity,
-            code,
-            offset,
-            sentence,
-            path: None,
-            fix: None,
+        self.list(Finding {
             part: Some(part),
-        };
-        self.list(finding);
+            ..Finding::new(severity, code, offset, sentence)
+        });
     }
 
     fn list(&mut self, finding: Finding) {
