@@ -59,6 +59,15 @@ pub(super) fn check<D: Device>(
     Ok(())
 }
 
+/// Whether blocks from `start` on lie in the layout, where neither a bitmap nor anything else stands.
+pub(super) fn are_inside<D: Device>(pinned: &Pinned<'_, D>, start: u64, count: u64) -> bool {
+    let geometry = pinned.geometry();
+    let end = start.saturating_add(count);
+    start >= geometry.first_block()
+        && end <= pinned.groups.last().map_or(0, |g| g.start + g.limit)
+        && (start..end).all(|block| geometry.is_for_use(block))
+}
+
 /// Reads the blocks of an extent from `start` on and compares their checksums.
 pub(super) fn verify<D: Device>(
     pinned: &Pinned<'_, D>,
@@ -221,10 +230,7 @@ impl<D: Device> Check<'_, '_, D> {
         let count = decode_crcs(crcs).len() as u64;
         let end = start.saturating_add(count);
         let lost = Fix::LoseItem(key, u32::try_from(count).unwrap_or(1));
-        if start < geometry.first_block()
-            || end > self.pinned.groups.last().map_or(0, |g| g.start + g.limit)
-            || !(start..end).all(|block| geometry.is_for_use(block))
-        {
+        if !are_inside(self.pinned, start, count) {
             let text = text("stands outside the container");
             self.unfit("extent-outside", None, lost, text);
             return Ok(());

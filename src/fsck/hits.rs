@@ -11,6 +11,7 @@ use crate::format::item::InodeRecord;
 use crate::format::key::Number;
 use crate::format::{FileKind, Key, Kind};
 use crate::fs::namespace::path_of;
+use crate::tree::FIRST_KEY;
 
 /// Names the files, if there is anything to name. What cannot be found for other damage stays without.
 pub(super) fn name<D: Device>(cask: &Cask<D>, report: &mut Report) -> Result<()> {
@@ -21,7 +22,7 @@ pub(super) fn name<D: Device>(cask: &Cask<D>, report: &mut Report) -> Result<()>
         return Ok(());
     }
     let last = Key::new(u64::MAX, Kind::Inode, 0);
-    let read = cask.scan(Key::new(0, Kind::Inode, 0), last, &mut |key, value| {
+    let read = cask.scan(FIRST_KEY, last, &mut |key, value| {
         if key.kind == Kind::Inode
             && let Ok(record) = InodeRecord::decode(value)
             && record.kind() != FileKind::Directory

@@ -18,7 +18,7 @@ mod tests;
 pub use fix::{Fix, LOST_AND_FOUND, Name};
 pub use repair::{Repair, repair};
 pub use report::{Finding, Part, Report, Severity};
-pub use scrub::{Read, SCRUB_START, scrub};
+pub use scrub::{SCRUB_START, scrub};
 
 use crate::cask::Cask;
 use crate::device::Device;
@@ -56,15 +56,20 @@ pub fn check<D: Device>(
     Ok(report)
 }
 
+/// What of the log could not be followed.
+fn log<D: Device>(cask: &Cask<D>, report: &mut Report) {
+    if let Some(why) = cask.read_only().filter(|why| !why.is_empty()) {
+        report.add(Severity::Error, "log", None, why.to_owned());
+    }
+}
+
 fn look<D: Device>(
     cask: &Cask<D>,
     data: bool,
     report: &mut Report,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<()> {
-    if let Some(why) = cask.read_only().filter(|why| !why.is_empty()) {
-        report.add(Severity::Error, "log", None, why.to_owned());
-    }
+    log(cask, report);
     let pinned = cask.pin();
     blocks::check(&pinned, data, report, progress)?;
     // The names are read through pages that were found whole, or else the finding says which is not.

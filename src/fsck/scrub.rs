@@ -5,7 +5,7 @@
 //! Names and counts are not compared: that is [`super::check`].
 
 use super::report::{Report, Severity};
-use super::{blocks, hits, is_given_up};
+use super::{blocks, hits, is_given_up, log};
 use crate::cask::{Cask, Pinned};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -13,15 +13,13 @@ use crate::format::content::ContentRecord;
 use crate::format::page::PagePtr;
 use crate::format::wal::decode_crcs;
 use crate::format::{Key, Kind};
+use crate::tree::FIRST_KEY;
 
 /// Where a scrub begins.
-pub const SCRUB_START: Key = Key::new(0, Kind::Inode, 0);
+pub const SCRUB_START: Key = FIRST_KEY;
 
-/// What a scrub asks after each read: bytes that were read; whether to go on with this piece.
-pub type Read<'a> = dyn FnMut(u64) -> bool + 'a;
-
-/// Verifies pages and data from the item `from` on until `read` says that it is enough; answers where to go
-/// on, or `None` at the end.
+/// Verifies pages and data from the item `from` on; answers where to go on, or `None` at the end. `read` is
+/// told of the bytes of each read, and answers whether to go on with this piece.
 ///
 /// # Errors
 /// Only what keeps the scrub from going on: [`Error::Stale`] and I/O errors of anything but a page or a
@@ -30,8 +28,11 @@ pub fn scrub<D: Device>(
     cask: &Cask<D>,
     from: Key,
     report: &mut Report,
-    read: &mut Read<'_>,
+    read: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Option<Key>> {
+    if from == SCRUB_START {
+        log(cask, report);
+    }
     let pinned = cask.pin();
     let mut scrub = Scrub {
         pinned: &pinned,
@@ -53,7 +54,7 @@ struct Scrub<'a, 'c, D: Device> {
     pinned: &'a Pinned<'c, D>,
     from: Key,
     report: &'a mut Report,
-    read: &'a mut Read<'a>,
+    read: &'a mut dyn FnMut(u64) -> bool,
     /// An item was looked at: however little may be read, a piece has one.
     has_moved: bool,
     /// Where to go on, once it was enough.
@@ -118,9 +119,7 @@ impl<D: Device> Scrub<'_, '_, D> {
             }
         };
         let count = decode_crcs(crcs).len() as u64;
-        let geometry = self.pinned.geometry();
-        let end = self.pinned.groups.last().map_or(0, |g| g.start + g.limit);
-        if start < geometry.first_block() || start.saturating_add(count) > end {
+        if !blocks::are_inside(self.pinned, start, count) {
             let text = format!(
                 "content {}, block {}: stands outside the container",
                 key.number, key.offset
@@ -131,6 +130,7 @@ impl<D: Device> Scrub<'_, '_, D> {
         }
         self.report.data_blocks += count;
         blocks::verify(self.pinned, key, start, crcs, self.report)?;
-        Ok((self.read)(count.saturating_mul(geometry.block())))
+        let bytes = count.saturating_mul(self.pinned.geometry().block());
+        Ok((self.read)(bytes))
     }
 }
