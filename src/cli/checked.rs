@@ -9,7 +9,8 @@ use super::exit::{CliError, shown};
 use super::peek;
 use super::target::{Target, mount_of};
 use crate::device::file::{Access, FileDevice};
-use crate::error::Error;
+use crate::error::{Error, Result as CaskResult};
+use crate::fsck::{Report, Severity};
 use crate::fuse::mounts::CaskMount;
 
 /// The image of a mounted cask, below its mountpoint.
@@ -29,37 +30,26 @@ impl Checked {
     /// # Errors
     /// What is in use by others than a mount, and what cannot be opened, says so.
     pub fn find(typed: &OsStr, access: Access) -> Result<(Self, Option<FileDevice>), CliError> {
-        let container = match Target::parse(typed) {
+        let (container, mount) = match Target::parse(typed) {
             // A container may itself lie in a mounted cask.
-            Target::Mounted { .. } if is_container(Path::new(typed)) => PathBuf::from(typed),
-            Target::Mounted { mount, .. } => {
-                // Beside a mount that only reads, everybody may read.
-                if access == Access::ReadOnly
-                    && let Ok(device) = FileDevice::open(&mount.source, access)
-                {
-                    let (container, mount) = (mount.source, None);
-                    return Ok((Self { container, mount }, Some(device)));
-                }
-                let container = mount.source.clone();
-                let mount = Some(mount);
-                return Ok((Self { container, mount }, None));
-            }
-            Target::Container { container, .. } => container,
-            Target::Host(path) => path,
+            Target::Mounted { .. } if is_container(Path::new(typed)) => (typed.into(), None),
+            Target::Mounted { mount, .. } => (mount.source.clone(), Some(mount)),
+            Target::Container { container, .. } => (container, None),
+            Target::Host(path) => (path, None),
         };
         match FileDevice::open(&container, access) {
             Ok(device) => {
                 let mount = None;
                 Ok((Self { container, mount }, Some(device)))
             }
-            Err(busy @ Error::Busy(_)) => match mounted(&container) {
+            // In use, or for others to open: what is mounted can be read through its mount.
+            Err(error) => match mount.or_else(|| mounted(&container)) {
                 Some(mount) => {
                     let mount = Some(mount);
                     Ok((Self { container, mount }, None))
                 }
-                None => Err(CliError::at(shown(&container), &busy)),
+                None => Err(CliError::at(shown(&container), &error)),
             },
-            Err(error) => Err(CliError::at(shown(&container), &error)),
         }
     }
 
@@ -75,6 +65,21 @@ impl Checked {
         FileDevice::open(&path, Access::ReadOnly)
             .map_err(|error| CliError::at(shown(&path), &error))
     }
+}
+
+/// A cask that is so badly damaged that it cannot be opened: that is what its check finds.
+///
+/// # Errors
+/// Whatever else kept it from being opened.
+pub fn unopened(error: Error, report: &mut Report) -> CaskResult<()> {
+    let (what, offset) = match error {
+        Error::Corrupt(corruption) => (corruption.what, corruption.offset),
+        Error::Invalid(what) if what.contains("cut off") => (what, 0),
+        error => return Err(error),
+    };
+    let sentence = format!("the cask cannot be opened: {what}");
+    report.add(Severity::Error, "open", Some(offset), sentence);
+    Ok(())
 }
 
 fn is_container(path: &Path) -> bool {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use clap::{ArgAction, Args};
 use serde::Serialize;
 
-use super::checked::Checked;
+use super::checked::{Checked, unopened};
 use super::exit::{CliError, Outcome, shown};
 use super::out::Out;
 use super::progress::Progress;
@@ -208,19 +208,10 @@ fn check(device: &Arc<FileDevice>, how: &How) -> Result<Report> {
     let mut line = Progress::new("checking");
     let checked = Cask::open(Arc::clone(device), options)
         .and_then(|cask| fsck::check(&cask, how.data, &mut |at| line.show(at.done, at.total)));
-    match checked {
-        // So badly damaged that it cannot be opened: that is what the check found.
-        Err(Error::Corrupt(corruption)) => Ok(unopened(&corruption.what, corruption.offset)),
-        Err(Error::Invalid(what)) if what.contains("cut off") => Ok(unopened(&what, 0)),
-        report => report,
-    }
-}
-
-fn unopened(what: &str, offset: u64) -> Report {
-    let mut report = Report::default();
-    let sentence = format!("the cask cannot be opened: {what}");
-    report.add(Severity::Error, "open", Some(offset), sentence);
-    report
+    checked.or_else(|error| {
+        let mut report = Report::default();
+        unopened(error, &mut report).map(|()| report)
+    })
 }
 
 /// Mends what is on a device; `None` when nothing can be done.

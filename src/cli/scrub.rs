@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
-use super::checked::Checked;
+use super::checked::{Checked, unopened};
 use super::exit::{CliError, Outcome, shown};
 use super::fsck::findings;
 use super::out::Out;
@@ -17,7 +17,6 @@ use super::progress::Progress;
 use super::units::parse_size;
 use crate::cask::{Cask, OpenOptions};
 use crate::device::file::{Access, FileDevice};
-use crate::error::Error;
 use crate::format::Key;
 use crate::fsck::{self, Report, SCRUB_START, Severity};
 
@@ -176,13 +175,9 @@ fn read_all(
                      when less is written"
                 )));
             }
-            // So badly damaged that it cannot be opened.
-            Err(Error::Corrupt(corruption)) => {
-                let text = format!("the cask cannot be opened: {}", corruption.what);
-                report.add(Severity::Error, "open", Some(corruption.offset), text);
-                return Ok(());
+            Err(error) => {
+                return unopened(error, report).map_err(|error| CliError::at(name, &error));
             }
-            Err(error) => return Err(CliError::at(name, &error)),
         }
     }
 }
@@ -201,11 +196,6 @@ fn read_piece(
         ..OpenOptions::default()
     };
     let cask = Cask::open(device, options)?;
-    if from == SCRUB_START
-        && let Some(why) = cask.read_only().filter(|why| !why.is_empty())
-    {
-        report.add(Severity::Error, "log", None, why.to_owned());
-    }
     let stats = cask.stats();
     let used = stats.blocks.saturating_sub(stats.free_blocks);
     let total = used.saturating_mul(stats.block_size.into());

@@ -208,6 +208,13 @@ fn a_mounted_cask_is_checked_beside_its_mount() {
         said.contains("\"logs/large.log\", bytes 12288 to 20479"),
         "{said}"
     );
+    // One that cannot be opened for its damage is what was found, too.
+    scratch.write("cut.cask", &container[..container.len() / 2]);
+    for verb in [&["fsck", "-n", "cut.cask"][..], &["scrub", "cut.cask"]] {
+        let (code, said) = checked(&scratch, verb);
+        assert_eq!(code, 4, "{said}");
+        assert!(said.contains("the cask cannot be opened: "), "{said}");
+    }
     scratch.run(["scrub", "--rate=0", "a.cask"]).fails(16);
     let sentence = scratch.run(["scrub", "none.cask"]).fails(8);
     assert!(sentence.contains("none.cask"), "{sentence}");
