@@ -151,10 +151,16 @@ impl FileDevice {
             file,
             path,
             host,
-            without_dsync: AtomicBool::new(durable.is_none()),
+            without_dsync: AtomicBool::new(false),
             durable,
             has_failed: Mutex::new(None),
         })
+    }
+
+    /// What durable writes go through, unless the host refused them.
+    fn for_durable(&self) -> Option<&File> {
+        let refused = self.without_dsync.load(Ordering::Relaxed);
+        self.durable.as_ref().filter(|_| !refused)
     }
 
     /// Notes that a flush failed.
@@ -197,10 +203,7 @@ impl Device for FileDevice {
     }
 
     fn write_durable_at(&self, mut offset: u64, mut data: &[u8]) -> io::Result<()> {
-        while let Some(file) = self.durable.as_ref().filter(|_| !data.is_empty()) {
-            if self.without_dsync.load(Ordering::Relaxed) {
-                break;
-            }
+        while let Some(file) = self.for_durable().filter(|_| !data.is_empty()) {
             match sys::write_durable(file, offset, data) {
                 Ok(0) => return Err(self.failed(ErrorKind::WriteZero.into())),
                 Ok(written) => {
