@@ -30,6 +30,17 @@ fn tag(thread: u64, n: u64) -> u64 {
     thread * 100 + n
 }
 
+/// What marks say was confirmed is there, `len` bytes each, and the one that is `large`.
+fn all_there<D: Device>(cask: &Cask<D>, marks: &[u64], len: usize, large: u64) {
+    for mark in marks {
+        let (writer, n) = (mark / 100, mark % 100);
+        assert!(
+            has(cask, (writer, n), len, *mark == large),
+            "write {n} of {writer} was confirmed and is lost"
+        );
+    }
+}
+
 /// Writes the `n`-th thing of a thread: an item of `len` bytes, and with `large` a content beside it.
 fn put<D: Device>(
     cask: &Cask<D>,
@@ -102,13 +113,7 @@ fn group_commit() {
     }));
     together(threads);
     after_power_loss(&device.inner().take(), 4, |cask, marks| {
-        for mark in marks {
-            let (writer, n) = (mark / 100, mark % 100);
-            assert!(
-                has(cask, (writer, n), 40, *mark == 200),
-                "write {n} of {writer} was confirmed and is lost"
-            );
-        }
+        all_there(cask, marks, 40, 200);
     });
 }
 
@@ -388,13 +393,7 @@ fn failing(call: Call, persistent: bool) {
     assert_eq!(cask.checkpoint().is_err(), failed);
     drop(cask);
     after_power_loss(&device.inner().inner().take(), 2, |cask, marks| {
-        for mark in marks {
-            let (writer, n) = (mark / 100, mark % 100);
-            assert!(
-                has(cask, (writer, n), 300, *mark == 101),
-                "write {n} of {writer} was confirmed and is lost ({fault:?})"
-            );
-        }
+        all_there(cask, marks, 300, 101);
     });
 }
 
