@@ -8,6 +8,9 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use caskfs::cask::Cask;
 use caskfs::device::MemoryDevice;
@@ -69,16 +72,6 @@ fn the_model_agrees_with_itself() {
     );
 }
 
-/// Notes what was cut between two moments, by cause, and what came of it.
-fn count_cuts(cuts: &mut BTreeMap<String, u64>, before: &ModelFs, after: &ModelFs) {
-    let lines = after.logs.events.get(before.logs.events.len()..);
-    let lines = String::from_utf8_lossy(lines.unwrap_or_default()).into_owned();
-    let causes = lines.lines().filter_map(|line| line.split(' ').nth(1));
-    for cause in causes.chain(after.logs.told.iter().copied()) {
-        *cuts.entry(cause.to_owned()).or_default() += 1;
-    }
-}
-
 /// What was seen in the runs of a plan.
 #[derive(Default)]
 struct Seen {
@@ -89,8 +82,32 @@ struct Seen {
     cuts: BTreeMap<String, u64>,
 }
 
-/// Runs a case; the first difference is the error.
-fn compare(case: &Case, seen: &mut Seen) -> Result<(), String> {
+impl Seen {
+    /// Notes what an operation cut, by cause, and what came of it.
+    fn count(&mut self, noted: usize, after: &ModelFs) {
+        let lines = after.logs.events.get(noted..).unwrap_or_default();
+        let lines = String::from_utf8_lossy(lines);
+        let causes = lines.lines().filter_map(|line| line.split(' ').nth(1));
+        for cause in causes.chain(after.logs.told.iter().copied()) {
+            match self.cuts.get_mut(cause) {
+                Some(count) => *count += 1,
+                None => _ = self.cuts.insert(cause.to_owned(), 1),
+            }
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.lacking += other.lacking;
+        self.of += other.of;
+        for (what, count) in other.cuts {
+            *self.cuts.entry(what).or_default() += count;
+        }
+    }
+}
+
+/// Runs a case, looking at the whole tree after one operation in `look_every`, and opening the cask
+/// anew about as much more rarely; the first difference is the error.
+fn compare(case: &Case, look_every: usize, seen: &mut Seen) -> Result<(), String> {
     let device = MemoryDevice::new();
     Cask::format(&device, &case.geometry.format_options()).unwrap();
     let open = |now| StoreSubject::open(device.clone(), case.geometry.spacing, now).unwrap();
@@ -99,18 +116,21 @@ fn compare(case: &Case, seen: &mut Seen) -> Result<(), String> {
     let mut subject = open(time_of(0));
     for (n, op) in case.ops.iter().enumerate() {
         let now = time_of(n + 1);
-        let (mut op, before) = (op.clone(), model.clone());
+        let (mut op, noted) = (op.clone(), model.logs.events.len());
         let outcome = step(&mut subject, &mut model, &mut op, now)?;
         seen.lacking += u64::from(outcome == Err(libc::ENOSPC));
         seen.of += 1;
-        count_cuts(&mut seen.cuts, &before, &model);
-        let found = subject.dump().map_err(|e| format!("after {op}: {e}"))?;
-        let wanted = model.dump();
-        if found != wanted {
-            return Err(format!("after {op}: {}", differences(&found, &wanted)));
+        seen.count(noted, &model);
+        if (n + 1) % look_every == 0 || n + 1 == case.ops.len() {
+            let found = subject.dump().map_err(|e| format!("after {op}: {e}"))?;
+            let wanted = model.dump();
+            if found != wanted {
+                return Err(format!("after {op}: {}", differences(&found, &wanted)));
+            }
         }
         // By what is written and not by its place, so that a case can be shrunk.
-        if matches!(&op, Op::Write { data, .. } | Op::Line { data, .. } if (data.seed >> 8) % 12 == 5)
+        if let Op::Write { data, .. } | Op::Line { data, .. } = &op
+            && (data.seed >> 8) % (12 * look_every as u64) == 5
         {
             subject.store().close().unwrap();
             model.crash();
@@ -127,14 +147,22 @@ fn compare(case: &Case, seen: &mut Seen) -> Result<(), String> {
 }
 
 /// Leaves operations out as long as a case still fails.
-fn shrunk(mut case: Case, mut what: String) -> String {
+fn shrunk(mut case: Case, look_every: usize, mut what: String) -> String {
+    // Where it shows first, if looking more often does not hide it.
+    let look_every = match compare(&case, 1, &mut Seen::default()) {
+        Err(found) => {
+            what = found;
+            1
+        }
+        Ok(()) => look_every,
+    };
     let mut chunk = case.ops.len() / 2;
     while chunk > 0 {
         let mut at = 0;
         while at < case.ops.len() {
             let mut smaller = case.clone();
             smaller.ops.drain(at..(at + chunk).min(smaller.ops.len()));
-            match compare(&smaller, &mut Seen::default()) {
+            match compare(&smaller, look_every, &mut Seen::default()) {
                 Err(found) => (case, what) = (smaller, found),
                 Ok(()) => at += chunk,
             }
@@ -144,25 +172,47 @@ fn shrunk(mut case: Case, mut what: String) -> String {
     format!("{what}\n{case}")
 }
 
-/// A cask answers and looks like the model after every operation, and the same when opened again.
-#[test]
-fn a_cask_does_what_the_model_does() {
-    let enough = 8 * plans::ALL.len() as u64;
-    let runs = std::env::var("CASKFS_MODEL_RUNS").map_or(enough, |n| n.parse().unwrap());
-    let mut seen: Vec<Seen> = plans::ALL.iter().map(|_| Seen::default()).collect();
-    for seed in 0..runs {
-        let index = seed as usize % plans::ALL.len();
-        let plan = Plan {
-            ops: 250,
-            ..plans::ALL[index]
-        };
-        let case = plan.case(seed);
-        if let Err(what) = compare(&case, &mut seen[index]) {
-            panic!("seed {seed}: {}", shrunk(case, what));
+/// Runs these cases of all plans on all processors; the sums by plan.
+fn run(seeds: Range<u64>, ops: usize, look_every: usize) -> Vec<Seen> {
+    let next = AtomicU64::new(seeds.start);
+    let part = || {
+        let mut seen: Vec<Seen> = plans::ALL.iter().map(|_| Seen::default()).collect();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return seen;
+            }
+            let index = seed as usize % plans::ALL.len();
+            let plan = Plan {
+                ops,
+                ..plans::ALL[index]
+            };
+            let case = plan.case(seed);
+            if let Err(what) = compare(&case, look_every, &mut seen[index]) {
+                // The others need not go on.
+                next.store(seeds.end, Ordering::Relaxed);
+                panic!("seed {seed}: {}", shrunk(case, look_every, what));
+            }
         }
-    }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = (0..threads).map(|_| scope.spawn(part)).collect();
+        let mut sums: Vec<Seen> = plans::ALL.iter().map(|_| Seen::default()).collect();
+        for part in parts {
+            let part = part.join().unwrap_or_else(|panic| resume_unwind(panic));
+            for (sum, seen) in sums.iter_mut().zip(part) {
+                sum.add(seen);
+            }
+        }
+        sums
+    })
+}
+
+/// Whether the runs were of the kind that proves something, and how many operations they were.
+fn judged(sums: &[Seen], is_enough: bool) -> u64 {
     let mut all = BTreeSet::new();
-    for (plan, seen) in plans::ALL.iter().zip(&seen) {
+    for (plan, seen) in plans::ALL.iter().zip(sums) {
         let Seen { lacking, of, cuts } = seen;
         println!("refused for space {lacking} of {of}; cuts, and what came of them: {cuts:?}");
         // A plan on which nothing has room would prove nothing, nor would one that cuts nothing.
@@ -172,7 +222,7 @@ fn a_cask_does_what_the_model_does() {
         );
         all.extend(cuts.keys());
     }
-    if runs >= enough {
+    if is_enough {
         for what in [
             "rename",
             "clock",
@@ -188,4 +238,28 @@ fn a_cask_does_what_the_model_does() {
             assert!(all.contains(&what.to_owned()), "{what} was never seen");
         }
     }
+    sums.iter().map(|seen| seen.of).sum()
+}
+
+/// A cask answers and looks like the model after every operation, and the same when opened again.
+#[test]
+fn a_cask_does_what_the_model_does() {
+    let enough = 8 * plans::ALL.len() as u64;
+    let runs = std::env::var("CASKFS_MODEL_RUNS").map_or(enough, |n| n.parse().unwrap());
+    let ops = judged(&run(0..runs, 250, 1), runs >= enough);
+    println!("{ops} operations, the whole tree compared after each");
+}
+
+/// A cask answers like the model for millions of operations, and now and then looks like it.
+#[test]
+fn a_cask_goes_on_doing_what_the_model_does() {
+    const OPS: u64 = 2000;
+    let wanted = std::env::var("CASKFS_MODEL_OPS").map_or(200_000, |n| n.parse().unwrap());
+    let first: u64 = std::env::var("CASKFS_MODEL_SEED").map_or(1 << 32, |n| n.parse().unwrap());
+    let started = std::time::Instant::now();
+    let ops = judged(&run(first..first + wanted / OPS, OPS as usize, 64), false);
+    println!(
+        "{ops} operations, the whole tree compared after one in 64, {} a second",
+        (ops as f64 / started.elapsed().as_secs_f64()) as u64
+    );
 }

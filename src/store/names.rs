@@ -322,7 +322,11 @@ impl<D: Device> Store<D> {
             Class::Release,
             |tx| {
                 let inode = namespace::lookup(tx, dir, name)?;
-                let looks = predecessor(tx, &inode)?;
+                // What is no file is no pattern for a log.
+                let looks = match inode.is_file() {
+                    true => Some(predecessor(tx, &inode)?),
+                    false => None,
+                };
                 let unnamed = self
                     .follows(tx, Place { dir, name }, &inode)?
                     .then_some(inode.number);
@@ -335,7 +339,9 @@ impl<D: Device> Store<D> {
                     let keep = || self.fs.opens().add(number);
                     self.bindings.unname(dir, name, number, keep);
                 } else if let Some(binding) = self.bindings.find(dir, name) {
-                    binding.state().cut(None, looks.clone());
+                    let mut state = binding.state();
+                    let looks = looks.as_ref().unwrap_or(&state.predecessor).clone();
+                    state.cut(None, looks);
                 }
             },
         )?;

@@ -6,6 +6,7 @@
 //! noted. There is no counting, no caching, and nothing of the engine's.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use caskfs::clock::Timestamp;
 use caskfs::format::FileKind;
@@ -404,7 +405,7 @@ impl ModelFs {
     }
 
     fn period_is_over(&self, ino: u64, settings: &Settings) -> bool {
-        let Inode { mtime, data, .. } = &self.inodes[&ino];
+        let Inode { mtime, data, .. } = &*self.inodes[&ino];
         let period = |time: &Timestamp| {
             let (year, month, _) = date(time.secs.div_euclid(86_400));
             match settings.roll.as_slice() {
@@ -575,7 +576,7 @@ impl ModelFs {
                 // What was given a second name is somebody's own.
                 match inode.named.clone().filter(|_| inode.nlink == 1) {
                     Some(name) => segments.push((*ino, name)),
-                    None => inode.mark = None,
+                    None => Arc::make_mut(inode).mark = None,
                 }
             }
         }

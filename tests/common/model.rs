@@ -5,6 +5,7 @@
 //! this model did after some number of the operations.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use caskfs::clock::Timestamp;
 use caskfs::format::FileKind;
@@ -75,7 +76,8 @@ impl Inode {
 /// The reference filesystem.
 #[derive(Clone, Debug)]
 pub struct ModelFs {
-    pub inodes: BTreeMap<u64, Inode>,
+    /// Shared with the moments that were kept of it.
+    pub inodes: BTreeMap<u64, Arc<Inode>>,
     next: u64,
     pub slots: HashMap<u8, Slot>,
     pub now: Timestamp,
@@ -95,7 +97,7 @@ impl ModelFs {
     pub fn new(root_perm: u32, now: Timestamp) -> Self {
         let root = Inode::new(FileKind::Directory, root_perm, now);
         Self {
-            inodes: BTreeMap::from([(ROOT, root)]),
+            inodes: BTreeMap::from([(ROOT, Arc::new(root))]),
             next: 2,
             slots: HashMap::new(),
             now,
@@ -301,9 +303,8 @@ impl ModelFs {
     }
 
     pub fn inode(&mut self, ino: u64) -> &mut Inode {
-        self.inodes
-            .get_mut(&ino)
-            .expect("the model never loses an inode that has a name")
+        let inode = self.inodes.get_mut(&ino);
+        Arc::make_mut(inode.expect("the model never loses an inode that has a name"))
     }
 
     pub fn find(&self, path: &Path) -> Result<u64, i32> {
@@ -375,7 +376,7 @@ impl ModelFs {
     pub fn insert(&mut self, dir: u64, name: &[u8], inode: Inode) -> u64 {
         let ino = self.next;
         self.next += 1;
-        self.inodes.insert(ino, inode);
+        self.inodes.insert(ino, Arc::new(inode));
         self.attach(dir, name, ino);
         ino
     }
@@ -541,8 +542,8 @@ impl ModelFs {
         if flags.whiteout {
             let ino = self.next;
             self.next += 1;
-            self.inodes
-                .insert(ino, Inode::new(FileKind::CharDevice, 0, self.now));
+            let whiteout = Inode::new(FileKind::CharDevice, 0, self.now);
+            self.inodes.insert(ino, Arc::new(whiteout));
             self.attach(from_dir, from_name, ino);
         }
         Ok(())
