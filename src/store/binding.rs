@@ -99,6 +99,8 @@ pub struct State {
     shifts: u64,
     /// Resolved settings, with the generation they are true for.
     settings: Option<(u64, Arc<Effective>)>,
+    /// How often the name came to stand for something else.
+    turns: u64,
 }
 
 /// A name with open write handles, or an unnamed file with some.
@@ -128,6 +130,7 @@ impl Binding {
                 read: BTreeMap::new(),
                 shifts: 0,
                 settings: None,
+                turns: 0,
             }),
         }
     }
@@ -198,18 +201,31 @@ impl State {
         (*resolved == generation).then(|| Arc::clone(settings))
     }
 
-    /// Remembers settings resolved under `generation`.
-    pub fn set_settings(&mut self, generation: u64, settings: Arc<Effective>) {
-        self.settings = Some((generation, settings));
+    /// How often the name came to stand for something else.
+    pub fn turns(&self) -> u64 {
+        self.turns
+    }
+
+    /// Remembers settings resolved under `generation`, unless the name stands for something else since
+    /// `turns` was asked for.
+    pub fn set_settings(&mut self, turns: u64, generation: u64, settings: Arc<Effective>) {
+        if self.turns == turns {
+            self.settings = Some((generation, settings));
+        }
     }
 
     /// The name stands for another file, or for none.
     pub fn forget(&mut self) {
-        if self.live.take().is_some() {
-            self.delimited = 0;
-            self.begun.clear();
-            self.settings = None;
-        }
+        self.live = None;
+        self.delimited = 0;
+        self.begun.clear();
+        self.void_settings();
+    }
+
+    /// Settings resolved until now may be another file's.
+    fn void_settings(&mut self) {
+        self.turns += 1;
+        self.settings = None;
     }
 
     /// Handle `fh` appended `gap` zeros and then `data` to the live file `live`, which ended at `end`.
@@ -480,7 +496,7 @@ impl Bindings {
         state.is_of(live);
         state.name = Some(name.clone());
         state.follows = true;
-        state.settings = None;
+        state.void_settings();
         if let Some(waiting) = waiting {
             let ties = std::mem::take(&mut waiting.state().ties);
             for tie in ties.values() {
@@ -503,7 +519,7 @@ impl Bindings {
         state.is_of(live);
         state.name = None;
         state.follows = true;
-        state.settings = None;
+        state.void_settings();
         state.ties.iter().for_each(|_| keep());
     }
 

@@ -574,12 +574,12 @@ impl<D: Device> Store<D> {
     /// The settings in force for what is written under a name.
     pub(super) fn settings_of(&self, binding: &Binding) -> Result<Arc<Effective>> {
         let generation = self.walk.generation();
-        let known = {
+        let turns = {
             let state = binding.state();
             if let Some(settings) = state.settings(generation) {
                 return Ok(settings);
             }
-            state.live
+            state.turns()
         };
         let settings = match live(&*self.cask, binding)? {
             Some(inode) => self.walk.of(&*self.cask, &inode)?,
@@ -592,10 +592,8 @@ impl<D: Device> Store<D> {
                 Arc::new(walk::over((*above).clone(), &own))
             }
         };
-        let mut state = binding.state();
-        if state.live == known {
-            state.set_settings(generation, Arc::clone(&settings));
-        }
+        let known = Arc::clone(&settings);
+        binding.state().set_settings(turns, generation, known);
         Ok(settings)
     }
 }
