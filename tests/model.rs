@@ -253,13 +253,13 @@ fn a_cask_does_what_the_model_does() {
 /// A cask answers like the model for millions of operations, and now and then looks like it.
 #[test]
 fn a_cask_goes_on_doing_what_the_model_does() {
-    const OPS: u64 = 2000;
+    const OPS: u64 = 250;
     let wanted = std::env::var("CASKFS_MODEL_OPS").map_or(200_000, |n| n.parse().unwrap());
     let first: u64 = std::env::var("CASKFS_MODEL_SEED").map_or(1 << 32, |n| n.parse().unwrap());
     let started = std::time::Instant::now();
-    let ops = judged(&run(first..first + wanted / OPS, OPS as usize, 64), false);
+    let ops = judged(&run(first..first + wanted / OPS, OPS as usize, 125), false);
     println!(
-        "{ops} operations, the whole tree compared after one in 64, {} a second",
+        "{ops} operations, the whole tree compared after one in 125, {} a second",
         (ops as f64 / started.elapsed().as_secs_f64()) as u64
     );
 }
