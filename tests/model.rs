@@ -3,7 +3,7 @@
 //! The same random operations go to the model and to a cask in memory; both must answer the same
 //! errno and look the same after every step, and the cask still after closing and opening.
 #![cfg(feature = "testing")]
-#![allow(clippy::panic, clippy::unwrap_used)]
+#![allow(clippy::panic, clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod common;
 

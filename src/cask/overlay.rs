@@ -534,4 +534,70 @@ mod tests {
                 .all(|n| layer.item(&key(n, 1)).is_none())
         );
     }
+
+    fn layer() -> Overlay {
+        let geometry = Geometry {
+            block_size: 512,
+            spacing: 512,
+            wal_len: 1 << 16,
+        };
+        Overlay::new(geometry, 10)
+    }
+
+    fn extent(start: u64, len: u32) -> Extent {
+        Extent {
+            start,
+            crcs: (0..len).collect(),
+        }
+    }
+
+    #[test]
+    fn what_is_replaced_in_the_middle_leaves_a_head_and_a_tail() {
+        let mut layer = layer();
+        layer.place(12, 5, extent(100, 20)).unwrap();
+        layer.place(12, 9, extent(200, 3)).unwrap();
+        let content = layer.contents.get(&12).unwrap();
+        let found: Vec<_> = content
+            .extents
+            .iter()
+            .map(|(at, e)| (*at, e.start, e.crcs.to_vec()))
+            .collect();
+        let crcs = |range: Range<u32>| range.collect::<Vec<_>>();
+        assert_eq!(
+            found,
+            [
+                (5, 100, crcs(0..4)),
+                (9, 200, crcs(0..3)),
+                (12, 107, crcs(7..20))
+            ]
+        );
+        assert_eq!(layer.dropped, [Run { start: 104, len: 3 }]);
+    }
+
+    #[test]
+    fn nothing_below_is_asked_of_a_content_that_is_new() {
+        let mut layer = layer();
+        for (number, is_new) in [(9, false), (10, true)] {
+            layer.patch(number, 3, 0, &[1]);
+            assert_eq!(layer.contents.get(&number).unwrap().hides(0), is_new);
+        }
+    }
+
+    #[test]
+    fn the_memory_of_a_layer_grows_with_all_that_is_in_it() {
+        let mut layer = layer();
+        let mut last = layer.memory();
+        for number in 20..60 {
+            layer.put(Key::new(number, Kind::Inode, 0), Some(Value::from([7; 30])));
+            let item = layer.memory() - last;
+            layer.patch(number, 0, 0, &[1; 512]);
+            let content = layer.memory() - last - item;
+            assert!((30 + ITEM_MEMORY..400).contains(&item), "{item}");
+            assert!(
+                (512 + CONTENT_MEMORY..1_200).contains(&content),
+                "{content}"
+            );
+            last = layer.memory();
+        }
+    }
 }

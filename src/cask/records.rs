@@ -692,4 +692,20 @@ mod tests {
         });
         assert_eq!(size(&cask, &key), Some(601));
     }
+
+    #[test]
+    fn those_kept_last_are_kept_longest() {
+        let mut group = Group::new();
+        let numbers = || (0..5 * GROUP as u64 / 2).map(|n| n * 1_000);
+        for number in numbers() {
+            let record = Squeezed::new(number, &plain(number)).unwrap();
+            group.add(number, record);
+        }
+        let missing: Vec<_> = numbers()
+            .rev()
+            .take(GROUP)
+            .filter(|number| group.find(*number).is_none())
+            .collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
 }

@@ -630,3 +630,74 @@ fn a_host_without_room_is_no_space_and_loses_nothing() {
     cask.close().unwrap();
     assert!(cask.failure().is_none());
 }
+
+#[test]
+fn the_older_checkpoint_is_the_one_before_the_newest() {
+    let (device, cask) = fresh(&tiny(512, 400, 16));
+    let older = || {
+        let options = OpenOptions {
+            older: true,
+            read_only: true,
+            ..spaced()
+        };
+        Cask::open(device.clone(), options).map(|cask| cask.stats().generation)
+    };
+    for _ in 0..4 {
+        let (_, lsn) = cask
+            .transact(Class::Grow, |tx| {
+                tx.write(9, 0, b"a");
+                Ok(())
+            })
+            .unwrap();
+        cask.persist(lsn).unwrap();
+        cask.checkpoint().unwrap();
+        assert_eq!(older().unwrap() + 1, cask.stats().generation);
+    }
+}
+
+/// New data alone lets a cask grow; a checkpoint would give nothing back.
+#[test]
+fn a_cask_that_grows_writes_no_checkpoint_for_room() {
+    let options = FormatOptions {
+        blocks: None,
+        wal_bytes: Some(8 << 20),
+        ..tiny(4096, 0, 16)
+    };
+    let (_, cask) = fresh(&options);
+    let before = cask.stats();
+    for number in 20..50 {
+        cask.transact(Class::Grow, |tx| {
+            tx.write(number, 0, &[7; 100_000]);
+            Ok(())
+        })
+        .unwrap();
+    }
+    let after = cask.stats();
+    assert!(after.blocks >= before.blocks + 64, "{after:?}");
+    assert_eq!(after.generation, before.generation);
+}
+
+#[test]
+fn what_is_written_in_one_go_stands_in_one_extent() {
+    let (_, cask) = fresh(&tiny(512, 4_000, 256));
+    cask.transact(Class::Grow, |tx| {
+        tx.write(9, 0, &[7; 40 * 512]);
+        Ok(())
+    })
+    .unwrap();
+    cask.checkpoint().unwrap();
+    let mut items = 0;
+    let (from, to) = (
+        Key::new(9, Kind::Data, 0),
+        Key::new(9, Kind::Data, u64::MAX),
+    );
+    cask.scan(from, to, &mut |_, _| {
+        items += 1;
+        Ok(true)
+    })
+    .unwrap();
+    assert!(
+        items <= 40_u64.div_ceil(cask.geometry.extent_max()) + 1,
+        "{items}"
+    );
+}

@@ -433,4 +433,17 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn more_cells_than_a_page_has_room_for_are_told() {
+        let sound = page(&[Key::new(3, Kind::Inode, 0)]);
+        let most = (4096 - PAGE_HEADER_LEN) / CELL_OVERHEAD;
+        for count in [most + 1, most + CELL_OVERHEAD, usize::from(u16::MAX)] {
+            let mut bytes: Box<[u8]> = sound.bytes().into();
+            let count = u16::try_from(count).unwrap();
+            bytes[6..8].copy_from_slice(&count.to_le_bytes());
+            let error = Page::parse(bytes, 1, 0, 0).unwrap_err().to_string();
+            assert!(error.contains("more cells than fit"), "{count}: {error}");
+        }
+    }
 }

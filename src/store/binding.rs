@@ -437,10 +437,14 @@ impl Bindings {
         let mut tables = self.tables.lock();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let of_dir = tables.names.entry(dir).or_default();
+        let looks = predecessor.clone();
         let binding = of_dir.entry(name.to_vec()).or_insert_with(|| {
             Arc::new(Binding::new(Some((dir, name.to_vec())), live, predecessor))
         });
-        binding.state().is_of(live);
+        let mut state = binding.state();
+        state.is_of(live);
+        state.predecessor = looks;
+        drop(state);
         let tie = binding.tie(id, Some((dir, name.to_vec())));
         let of_dir = tables.ties.entry(dir).or_default();
         let of_name = of_dir.entry(name.to_vec()).or_default();

@@ -53,3 +53,34 @@ pub fn bound(geometry: &Geometry, root: &Root, keys: u64, bytes: u64) -> Bound {
         pages: root.pages + all + fresh,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A bound far above what happens would refuse operations that have room.
+    #[test]
+    fn an_edit_of_a_large_tree_is_bound_to_its_path() {
+        let geometry = Geometry {
+            block_size: 4096,
+            spacing: 65_536,
+            wal_len: 1 << 20,
+        };
+        for (pages, height) in [(1, 1), (100, 2), (10_000, 3), (1_000_000, 4)] {
+            let root = Root {
+                pages,
+                height,
+                ..Root::EMPTY
+            };
+            let one = bound(&geometry, &root, 1, 0);
+            let path = 3 * (u64::from(height) + 1) + 8;
+            assert!(one.written <= path, "{pages} pages: {one:?}");
+            // Spread over all leaves, each is written, and the pages above are few.
+            let many = bound(&geometry, &root, pages, 0);
+            assert!(
+                many.written <= 2 * pages + pages / 4 + path,
+                "{pages} pages: {many:?}"
+            );
+        }
+    }
+}

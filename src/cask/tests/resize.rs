@@ -68,12 +68,15 @@ fn what_cannot_be_changes_nothing() {
     Cask::format(&device, &tiny(512, 400, 16)).unwrap();
     let cask = Cask::open(device.clone(), spaced()).unwrap();
     let before = bounds(&cask);
-    for (blocks, word) in [(399, "has 400 blocks"), (1 << 60, "at most")] {
+    let most = cask.geometry.max_blocks();
+    for (blocks, word) in [(399, "has 400 blocks"), (most + 1, "at most")] {
         let error = cask.resize_blocks(Some(blocks)).unwrap_err();
         assert!(error.to_string().contains(word), "{error}");
     }
-    let error = cask.resize_blocks(Some(3_000)).unwrap_err();
-    assert!(matches!(error, Error::NoSpace), "{error}");
+    for blocks in [3_000, most] {
+        let error = cask.resize_blocks(Some(blocks)).unwrap_err();
+        assert!(matches!(error, Error::NoSpace), "{error}");
+    }
     assert_eq!(bounds(&cask), before);
     cask.resize_blocks(Some(1_000)).unwrap();
     // As many as the host has room for.
