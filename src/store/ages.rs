@@ -217,6 +217,8 @@ impl Ages {
             self.reset();
         } else {
             self.visit(inode.parent);
+            // It may be renamed to where nothing is known to end.
+            self.active.store(true, Ordering::Release);
         }
         self.tell(now);
     }
