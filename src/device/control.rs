@@ -37,11 +37,13 @@ pub enum Control {
     CutIsOneRecord = 1 << 11,
     /// What is given up is wiped only after the checkpoint that gives it up is durable.
     WipeAfterCommit = 1 << 12,
+    /// A checkpoint waits for the log's flush under way, which may be told of what the checkpoint wrote.
+    FlushOfTheLog = 1 << 13,
 }
 
 impl Control {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::FlushOnFsync,
         Self::CheckpointDataBarrier,
         Self::CheckpointSuperblockBarrier,
@@ -55,6 +57,7 @@ impl Control {
         Self::FullFlushWithBypass,
         Self::CutIsOneRecord,
         Self::WipeAfterCommit,
+        Self::FlushOfTheLog,
     ];
 }
 

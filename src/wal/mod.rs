@@ -244,7 +244,7 @@ impl<D: Device> Wal<D> {
     pub fn settled(&self) -> Result<()> {
         let mut inner = self.inner.lock();
         let last = inner.flushes;
-        while inner.syncing && inner.flushes == last {
+        while inner.syncing && inner.flushes == last && !removed(Control::FlushOfTheLog) {
             self.changed.wait(&mut inner);
         }
         alive(&inner)

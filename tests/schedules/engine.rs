@@ -415,6 +415,12 @@ fn a_failed_flush_that_only_one_thread_is_told_of_stops_all() {
 }
 
 #[test]
+fn a_checkpoint_that_does_not_wait_for_the_logs_flush_is_noticed() {
+    let _away = Control::FlushOfTheLog.remove();
+    must_fail("a checkpoint is not told of a failed flush", 20_000, failing_once);
+}
+
+#[test]
 fn the_same_choices_lead_to_the_same_points() {
     for body in [group_commit, checkpoints, small_ring, failing_device] {
         repeats(3, body);
