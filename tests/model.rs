@@ -9,11 +9,12 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::panic::resume_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use caskfs::cask::Cask;
 use caskfs::device::MemoryDevice;
+use caskfs::device::testing::Rng;
 use common::case::Case;
 use common::explorer::Plan;
 use common::generate::{Generator, Mix, workload};
@@ -78,6 +79,8 @@ struct Seen {
     /// Operations refused for space, and all.
     lacking: u64,
     of: u64,
+    /// Times that a cask was opened again.
+    opened: u64,
     /// Cuts by their cause, and what came of them.
     cuts: BTreeMap<String, u64>,
 }
@@ -99,15 +102,24 @@ impl Seen {
     fn add(&mut self, other: Self) {
         self.lacking += other.lacking;
         self.of += other.of;
+        self.opened += other.opened;
         for (what, count) in other.cuts {
             *self.cuts.entry(what).or_default() += count;
         }
     }
 }
 
-/// Runs a case, looking at the whole tree after one operation in `look_every`, and opening the cask
-/// anew about as much more rarely; the first difference is the error.
+/// [`comparison`], for which a panic of what is tested is a difference, too.
 fn compare(case: &Case, look_every: usize, seen: &mut Seen) -> Result<(), String> {
+    catch_unwind(AssertUnwindSafe(|| comparison(case, look_every, seen))).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        Err(text.unwrap_or_else(|| "it panics".to_owned()))
+    })
+}
+
+/// Runs a case, looking at the whole tree after one operation in `look_every`, and opening the cask
+/// anew more rarely, too; the first difference is the error.
+fn comparison(case: &Case, look_every: usize, seen: &mut Seen) -> Result<(), String> {
     let device = MemoryDevice::new();
     Cask::format(&device, &case.geometry.format_options()).unwrap();
     let open = |now| StoreSubject::open(device.clone(), case.geometry.spacing, now).unwrap();
@@ -130,8 +142,9 @@ fn compare(case: &Case, look_every: usize, seen: &mut Seen) -> Result<(), String
         }
         // By what is written and not by its place, so that a case can be shrunk.
         if let Op::Write { data, .. } | Op::Line { data, .. } = &op
-            && (data.seed >> 8) % (12 * look_every as u64) == 5
+            && Rng::derived(case.seed, data.seed).chance(1, 12 + look_every as u64 / 2)
         {
+            seen.opened += 1;
             subject.store().close().unwrap();
             model.crash();
             subject = open(now);
@@ -213,8 +226,15 @@ fn run(seeds: Range<u64>, ops: usize, look_every: usize) -> Vec<Seen> {
 fn judged(sums: &[Seen], is_enough: bool) -> u64 {
     let mut all = BTreeSet::new();
     for (plan, seen) in plans::ALL.iter().zip(sums) {
-        let Seen { lacking, of, cuts } = seen;
-        println!("refused for space {lacking} of {of}; cuts, and what came of them: {cuts:?}");
+        let Seen {
+            lacking,
+            of,
+            opened,
+            cuts,
+        } = seen;
+        println!(
+            "refused for space {lacking} of {of}; opened {opened} times; cuts, and what came of them: {cuts:?}"
+        );
         // A plan on which nothing has room would prove nothing, nor would one that cuts nothing.
         assert!(
             2 * lacking <= *of,
@@ -223,6 +243,7 @@ fn judged(sums: &[Seen], is_enough: bool) -> u64 {
         all.extend(cuts.keys());
     }
     if is_enough {
+        assert!(sums.iter().all(|seen| seen.opened > 0));
         for what in [
             "rename",
             "clock",
@@ -238,7 +259,9 @@ fn judged(sums: &[Seen], is_enough: bool) -> u64 {
             assert!(all.contains(&what.to_owned()), "{what} was never seen");
         }
     }
-    sums.iter().map(|seen| seen.of).sum()
+    let ops = sums.iter().map(|seen| seen.of).sum();
+    assert!(ops > 0, "nothing was compared");
+    ops
 }
 
 /// A cask answers and looks like the model after every operation, and the same when opened again.
@@ -257,7 +280,10 @@ fn a_cask_goes_on_doing_what_the_model_does() {
     let wanted = std::env::var("CASKFS_MODEL_OPS").map_or(200_000, |n| n.parse().unwrap());
     let first: u64 = std::env::var("CASKFS_MODEL_SEED").map_or(1 << 32, |n| n.parse().unwrap());
     let started = std::time::Instant::now();
-    let ops = judged(&run(first..first + wanted / OPS, OPS as usize, 125), false);
+    let ops = judged(
+        &run(first..first + wanted / OPS, OPS as usize, 125),
+        wanted >= 100_000,
+    );
     println!(
         "{ops} operations, the whole tree compared after one in 125, {} a second",
         (ops as f64 / started.elapsed().as_secs_f64()) as u64

@@ -184,7 +184,7 @@ struct Counted {
 pub(super) struct Ages {
     walk: Arc<Walk>,
     counted: Mutex<Counted>,
-    /// Some directory is counted: operations have to be looked at.
+    /// Something may have an end: operations have to be looked at.
     active: AtomicBool,
     /// Until then, in seconds, the kernel may believe names by settings of before.
     told_until: AtomicI64,
@@ -217,7 +217,7 @@ impl Ages {
             self.reset();
         } else {
             self.visit(inode.parent);
-            // It may be renamed to where nothing is known to end.
+            // Though nothing is counted yet: where it is renamed to has to be noticed.
             self.active.store(true, Ordering::Release);
         }
         self.tell(now);
@@ -340,7 +340,11 @@ impl Ages {
         if known {
             return Ok(());
         }
-        for number in lifetime::listed(r)? {
+        let listed = lifetime::listed(r)?;
+        if !listed.is_empty() {
+            self.active.store(true, Ordering::Release);
+        }
+        for number in listed {
             match load(r, number) {
                 Ok(inode) if inode.is_dir() => self.enter(r, number, true)?,
                 Ok(inode) => self.enter(r, inode.parent, false)?,

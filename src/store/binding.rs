@@ -99,7 +99,7 @@ pub struct State {
     shifts: u64,
     /// Resolved settings, with the generation they are true for.
     settings: Option<(u64, Arc<Effective>)>,
-    /// How often the name came to stand for something else.
+    /// How often what had been resolved became void.
     turns: u64,
 }
 
@@ -201,13 +201,13 @@ impl State {
         (*resolved == generation).then(|| Arc::clone(settings))
     }
 
-    /// How often the name came to stand for something else.
+    /// How often what had been resolved became void.
     pub fn turns(&self) -> u64 {
         self.turns
     }
 
-    /// Remembers settings resolved under `generation`, unless the name stands for something else since
-    /// `turns` was asked for.
+    /// Remembers settings resolved under `generation`, unless they became void since `turns` was asked
+    /// for.
     pub fn set_settings(&mut self, turns: u64, generation: u64, settings: Arc<Effective>) {
         if self.turns == turns {
             self.settings = Some((generation, settings));
@@ -437,14 +437,10 @@ impl Bindings {
         let mut tables = self.tables.lock();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let of_dir = tables.names.entry(dir).or_default();
-        let looks = predecessor.clone();
         let binding = of_dir.entry(name.to_vec()).or_insert_with(|| {
             Arc::new(Binding::new(Some((dir, name.to_vec())), live, predecessor))
         });
-        let mut state = binding.state();
-        state.is_of(live);
-        state.predecessor = looks;
-        drop(state);
+        binding.state().is_of(live);
         let tie = binding.tie(id, Some((dir, name.to_vec())));
         let of_dir = tables.ties.entry(dir).or_default();
         let of_name = of_dir.entry(name.to_vec()).or_default();

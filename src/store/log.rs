@@ -25,7 +25,7 @@ use crate::format::item::FLAG_ORDERED;
 use crate::format::key::Number;
 use crate::fs::inode::{Inode, load, save};
 use crate::fs::xattr::{self, SetMode};
-use crate::fs::{Caller, NewFile, OpenFlags, Place, data, namespace, segment};
+use crate::fs::{Caller, NewFile, OpenFlags, Place, data, lifetime, namespace, segment};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -50,6 +50,8 @@ struct Append<'a> {
     settings: &'a Effective,
     /// Of the settings.
     generation: u64,
+    /// Of the binding, when they were resolved.
+    turns: u64,
     /// The directory in whose order of arrival it has its place; found within the transaction.
     ordered_in: Option<Number>,
 }
@@ -112,7 +114,7 @@ enum Outcome {
     Landed(Number),
     /// The data was staged for a place that is not the end of the log any more.
     Elsewhere,
-    /// The handle was bound to another log meanwhile.
+    /// The handle was bound to another log meanwhile, or its log is a file with other settings.
     Moved,
 }
 
@@ -298,6 +300,7 @@ impl<D: Device> Store<D> {
         loop {
             let binding = log.tie.binding();
             let generation = self.walk.generation();
+            let turns = binding.state().turns();
             let settings = self.settings_of(&binding)?;
             if data.is_empty() {
                 return Ok(());
@@ -311,6 +314,7 @@ impl<D: Device> Store<D> {
                 data,
                 settings: &settings,
                 generation,
+                turns,
                 ordered_in: None,
             };
             let (Outcome::Landed(landed), lsn) = self.append_here(&append)? else {
@@ -371,7 +375,11 @@ impl<D: Device> Store<D> {
                 if !log.tie.is_on(binding) {
                     return Ok((Outcome::Moved, done));
                 }
+                let turned = binding.state().turns() != append.turns;
                 let mut inode = match live(tx, binding)? {
+                    Some(inode) if turned && *self.walk.of(tx, &inode)? != *settings => {
+                        return Ok((Outcome::Moved, done));
+                    }
                     Some(inode) => inode,
                     None => make_live(tx, binding, now)?,
                 };
@@ -581,17 +589,16 @@ impl<D: Device> Store<D> {
             }
             state.turns()
         };
-        let settings = match live(&*self.cask, binding)? {
-            Some(inode) => self.walk.of(&*self.cask, &inode)?,
-            None => {
-                let above = match binding.name() {
-                    Some((dir, _)) => self.walk.of_dir(&*self.cask, dir)?,
-                    None => Arc::default(),
-                };
-                let own = binding.state().predecessor.settings.clone();
-                Arc::new(walk::over((*above).clone(), &own))
-            }
+        let Some(inode) = live(&*self.cask, binding)? else {
+            // Not kept: nobody tells the binding when the name stands for a file again.
+            let above = match binding.name() {
+                Some((dir, _)) => self.walk.of_dir(&*self.cask, dir)?,
+                None => Arc::default(),
+            };
+            let own = binding.state().predecessor.settings.clone();
+            return Ok(Arc::new(walk::over((*above).clone(), &own)));
         };
+        let settings = self.walk.of(&*self.cask, &inode)?;
         let known = Arc::clone(&settings);
         binding.state().set_settings(turns, generation, known);
         Ok(settings)
@@ -680,6 +687,9 @@ pub fn make_like<D: Device>(
     }
     for (name, value) in &looks.settings {
         xattr::set(tx, inode.number, name, value, SetMode::Any, now)?;
+        if lifetime::is_mortal(name, value) {
+            lifetime::list(tx, inode.number, true)?;
+        }
     }
     load(tx, inode.number)
 }

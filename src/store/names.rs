@@ -299,17 +299,22 @@ impl<D: Device> Store<D> {
     /// Gives a file one more name, unless writers are bound to the one it has.
     pub(super) fn link_unless_live(&self, ino: Number, dir: Number, name: &[u8]) -> Result<Inode> {
         let now = self.now();
-        let (inode, lsn) = self.cask.transact(Class::Grow, |tx| {
-            let inode = load(tx, ino)?;
-            if let Some(name) = namespace::name_of(tx, &inode)?
-                && self.bindings.find(inode.parent, &name).is_some()
-            {
-                return Err(Error::NotPermitted(
-                    "a log that is being written has one name only",
-                ));
-            }
-            namespace::link(tx, ino, dir, name, now)
-        })?;
+        let (inode, lsn) = self.cask.transact_then(
+            Class::Grow,
+            |tx| {
+                let inode = load(tx, ino)?;
+                if let Some(name) = namespace::name_of(tx, &inode)?
+                    && self.bindings.find(inode.parent, &name).is_some()
+                {
+                    return Err(Error::NotPermitted(
+                        "a log that is being written has one name only",
+                    ));
+                }
+                namespace::link(tx, ino, dir, name, now)
+            },
+            // Its settings are those of the place of this name now.
+            |_| self.walk.changed(),
+        )?;
         self.confirm_in(dir, lsn)?;
         Ok(inode)
     }
@@ -318,7 +323,7 @@ impl<D: Device> Store<D> {
     /// with the file.
     pub(super) fn unlink_name(&self, dir: Number, name: &[u8]) -> Result<()> {
         let now = self.now();
-        let ((unnamed, _), lsn) = self.cask.transact_then(
+        let ((unnamed, ..), lsn) = self.cask.transact_then(
             Class::Release,
             |tx| {
                 let inode = namespace::lookup(tx, dir, name)?;
@@ -332,9 +337,9 @@ impl<D: Device> Store<D> {
                     .then_some(inode.number);
                 let is_open = |ino| self.fs.is_open(ino) || unnamed == Some(ino);
                 namespace::unlink(tx, dir, name, &is_open, now)?;
-                Ok((unnamed, looks))
+                Ok((unnamed, looks, inode.nlink > 1 && !inode.is_dir()))
             },
-            |(unnamed, looks)| {
+            |(unnamed, looks, has_others)| {
                 if let Some(number) = *unnamed {
                     let keep = || self.fs.opens().add(number);
                     self.bindings.unname(dir, name, number, keep);
@@ -342,6 +347,10 @@ impl<D: Device> Store<D> {
                     let mut state = binding.state();
                     let looks = looks.as_ref().unwrap_or(&state.predecessor).clone();
                     state.cut(None, looks);
+                }
+                if *has_others {
+                    // It may have been the one given last.
+                    self.walk.changed();
                 }
             },
         )?;

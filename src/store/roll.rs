@@ -14,6 +14,7 @@
 //! handles come back to the old name when a [rotation](super::rotate) is asked for.
 
 use super::Store;
+use super::binding::Predecessor;
 use super::cut::{Cut, Naming};
 use super::events::{self, Cause, Event};
 use super::log::{STAGE_MIN, predecessor};
@@ -60,6 +61,8 @@ struct Moved {
     follows: bool,
     /// What was replaced while its writers stay with it.
     unnamed: Option<Number>,
+    /// What a log looked like that was replaced under its writers.
+    replaced: Option<Predecessor>,
 }
 
 enum Outcome {
@@ -163,9 +166,15 @@ impl<D: Device> Store<D> {
                 }
                 let looks = predecessor(tx, &inode)?;
                 let settings = self.walk.of(tx, &inode)?;
-                let unnamed = match namespace::lookup(tx, to.dir, to.name) {
-                    Ok(target) if self.follows(tx, to, &target)? => Some(target.number),
+                let target = namespace::lookup(tx, to.dir, to.name).ok();
+                let unnamed = match &target {
+                    Some(target) if self.follows(tx, to, target)? => Some(target.number),
                     _ => None,
+                };
+                let waits = self.bindings.find(to.dir, to.name).is_some();
+                let replaced = match target.filter(|target| waits && target.is_file()) {
+                    Some(target) => Some(predecessor(tx, &target)?),
+                    None => None,
                 };
                 let is_open = |ino| self.fs.is_open(ino) || unnamed == Some(ino);
                 namespace::rename(tx, caller, from, to, flags, &is_open, now)?;
@@ -206,6 +215,7 @@ impl<D: Device> Store<D> {
                     is_log,
                     follows,
                     unnamed,
+                    replaced,
                 })))
             },
             |outcome| {
@@ -217,6 +227,11 @@ impl<D: Device> Store<D> {
                     self.bindings.unname(to.dir, to.name, number, keep);
                 }
                 self.bindings.forget(to.dir, to.name);
+                if let (Some(looks), Some(binding)) =
+                    (&moved.replaced, self.bindings.find(to.dir, to.name))
+                {
+                    binding.state().cut(None, looks.clone());
+                }
                 if moved.follows {
                     let (from, to) = ((from.dir, from.name), (to.dir, to.name));
                     self.bindings.follow(from, to, moved.inode.number);
@@ -232,7 +247,9 @@ impl<D: Device> Store<D> {
                         .begin(now, caller.tid, from.dir, from.name, ino);
                 }
                 self.absences.end(caller.tid, to.dir, to.name);
-                if moved.inode.is_dir() && from.dir != to.dir {
+                // The settings of a file with several names are those of the place of the last one.
+                let is_elsewhere = moved.inode.is_dir() && from.dir != to.dir;
+                if is_elsewhere || moved.inode.nlink > 1 && !moved.inode.is_dir() {
                     self.walk.changed();
                 }
             },

@@ -200,32 +200,33 @@ impl<D: Device> Store<D> {
         offset: u64,
         bytes: &[u8],
     ) -> Result<()> {
-        let mut state = draft.0.lock();
-        self.load_draft(handle, &mut state)?;
-        let offset = match &state.content {
-            Content::Memory(content) if handle.flags.append => content.len() as u64,
-            Content::Spare(_, size) if handle.flags.append => *size,
-            _ => offset,
-        };
-        let end = data::end_of(offset, bytes.len() as u64)?;
-        self.check_limit(handle.ino, state.content.held(), end)?;
-        if let Content::Memory(_) = state.content {
-            self.resize(&mut state, end, true)?;
-        }
-        match &mut state.content {
-            Content::Memory(content) => {
-                let from = usize::try_from(offset).unwrap_or(usize::MAX);
-                if let Some(target) = content.get_mut(from..from.saturating_add(bytes.len())) {
-                    target.copy_from_slice(bytes);
+        self.change_draft(handle, draft, |state| {
+            self.load_draft(handle, state)?;
+            let offset = match &state.content {
+                Content::Memory(content) if handle.flags.append => content.len() as u64,
+                Content::Spare(_, size) if handle.flags.append => *size,
+                _ => offset,
+            };
+            let end = data::end_of(offset, bytes.len() as u64)?;
+            self.check_limit(handle.ino, state.content.held(), end)?;
+            if let Content::Memory(_) = state.content {
+                self.resize(state, end, true)?;
+            }
+            match &mut state.content {
+                Content::Memory(content) => {
+                    let from = usize::try_from(offset).unwrap_or(usize::MAX);
+                    if let Some(target) = content.get_mut(from..from.saturating_add(bytes.len())) {
+                        target.copy_from_slice(bytes);
+                    }
                 }
+                Content::Spare(spare, size) => {
+                    self.fs.write(caller, *spare, Some(offset), bytes)?;
+                    *size = end.max(*size);
+                }
+                Content::File => {}
             }
-            Content::Spare(spare, size) => {
-                self.fs.write(caller, *spare, Some(offset), bytes)?;
-                *size = end.max(*size);
-            }
-            Content::File => {}
-        }
-        self.changed_draft(handle, &mut state)
+            Ok(())
+        })
     }
 
     /// `ftruncate(2)` of a draft.
@@ -251,14 +252,14 @@ impl<D: Device> Store<D> {
 
     fn truncate_draft(&self, handle: &Handle, draft: &Draft, size: u64) -> Result<()> {
         data::end_of(size, 0)?;
-        let mut state = draft.0.lock();
-        if size == 0 && matches!(state.content, Content::File) {
-            state.content = Content::Memory(Vec::new());
-        }
-        self.check_limit(handle.ino, state.content.held(), size)?;
-        self.load_draft(handle, &mut state)?;
-        self.resize(&mut state, size, false)?;
-        self.changed_draft(handle, &mut state)
+        self.change_draft(handle, draft, |state| {
+            if size == 0 && matches!(state.content, Content::File) {
+                state.content = Content::Memory(Vec::new());
+            }
+            self.check_limit(handle.ino, state.content.held(), size)?;
+            self.load_draft(handle, state)?;
+            self.resize(state, size, false)
+        })
     }
 
     /// `fallocate(2)` of a draft: it is extended; room beyond its end is not kept.
@@ -276,11 +277,11 @@ impl<D: Device> Store<D> {
             libc::FALLOC_FL_KEEP_SIZE => return Ok(()),
             _ => return Err(Error::NotSupported("this kind of fallocate on a value")),
         }
-        let mut state = draft.0.lock();
-        self.check_limit(handle.ino, state.content.held(), end)?;
-        self.load_draft(handle, &mut state)?;
-        self.resize(&mut state, end, true)?;
-        self.changed_draft(handle, &mut state)
+        self.change_draft(handle, draft, |state| {
+            self.check_limit(handle.ino, state.content.held(), end)?;
+            self.load_draft(handle, state)?;
+            self.resize(state, end, true)
+        })
     }
 
     /// Makes the draft the file's content, if it is dirty.
@@ -373,7 +374,12 @@ impl<D: Device> Store<D> {
     pub(super) fn discard(&self, draft: &Draft) -> Result<()> {
         let mut state = draft.0.lock();
         self.let_pin_go(&mut state.pin)?;
-        self.pay(&mut state, 0)?;
+        self.drop_content(&mut state)
+    }
+
+    /// The draft has nothing in hand any more.
+    fn drop_content(&self, state: &mut State) -> Result<()> {
+        self.pay(state, 0)?;
         match std::mem::replace(&mut state.content, Content::File) {
             Content::File => Ok(()),
             Content::Memory(bytes) => {
@@ -405,13 +411,6 @@ impl<D: Device> Store<D> {
                 Content::File => Ok(()),
             });
         let unpinned = self.unpin(inode.content);
-        if loaded.is_err() && !state.dirty {
-            // Half a copy must not be taken for what is in hand.
-            if let Content::Spare(spare, _) = state.content {
-                self.drop_spare(spare)?;
-            }
-            state.content = Content::File;
-        }
         loaded.and(unpinned)
     }
 
@@ -470,12 +469,29 @@ impl<D: Device> Store<D> {
         Ok(())
     }
 
-    /// The draft was changed.
-    fn changed_draft(&self, handle: &Handle, state: &mut State) -> Result<()> {
-        let inode = self.fs.inode(handle.ino)?;
-        state.seen = (inode.content, inode.mtime);
-        state.dirty = true;
-        Ok(())
+    /// Changes a draft. What fails leaves it as it was: half a copy must not be taken for what is in
+    /// hand, and nothing in hand is the file, whoever saves it meanwhile.
+    fn change_draft(
+        &self,
+        handle: &Handle,
+        draft: &Draft,
+        act: impl FnOnce(&mut State) -> Result<()>,
+    ) -> Result<()> {
+        let mut state = draft.0.lock();
+        let before = match state.content {
+            Content::File => None,
+            _ => Some(state.content.held()),
+        };
+        let done = act(&mut state).and_then(|()| self.fs.inode(handle.ino));
+        match (done, before) {
+            (Ok(inode), _) => {
+                state.seen = (inode.content, inode.mtime);
+                state.dirty = true;
+                Ok(())
+            }
+            (Err(error), None) => self.drop_content(&mut state).and(Err(error)),
+            (Err(error), Some(size)) => self.resize(&mut state, size, false).and(Err(error)),
+        }
     }
 }
 

@@ -185,7 +185,9 @@ impl ModelFs {
 
     fn open_log(&mut self, slot: u8, ino: u64) {
         let name = self.inodes[&ino].named.clone().expect("it has a name");
-        self.logs.looks.insert(name.clone(), self.looks(ino));
+        if !self.is_bound(&name) {
+            self.logs.looks.insert(name.clone(), self.looks(ino));
+        }
         let writer = Writer { name, begun: None };
         self.logs.writers.insert(slot, writer);
     }

@@ -527,6 +527,7 @@ impl ModelFs {
                 _ => {}
             }
             self.clear(target);
+            self.loses(&segment, target);
             self.detach(to_dir, to_name);
             self.drop_name(target);
         }

@@ -417,7 +417,11 @@ fn a_failed_flush_that_only_one_thread_is_told_of_stops_all() {
 #[test]
 fn a_checkpoint_that_does_not_wait_for_the_logs_flush_is_noticed() {
     let _away = Control::FlushOfTheLog.remove();
-    must_fail("a checkpoint is not told of a failed flush", 20_000, failing_once);
+    must_fail(
+        "a checkpoint is not told of a failed flush",
+        20_000,
+        failing_once,
+    );
 }
 
 #[test]
