@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::format::checksum::crc;
 use crate::format::content::ContentRecord;
 use crate::format::key::Number;
-use crate::format::page::Page;
+use crate::format::page::{Page, PagePtr};
 use crate::format::superblock::{FLAG_FIXED, SuperblockRecord};
 use crate::format::wal::decode_crcs;
 use crate::format::{Geometry, Key, Kind};
@@ -685,9 +685,9 @@ impl<D: Device> PageStore for Build<'_, D> {
         Ok(block)
     }
 
-    fn write(&mut self, block: u64, page: Page) -> Result<()> {
-        self.gather(block, page.bytes())?;
-        self.cask.tree.remember(block, page);
+    fn write(&mut self, ptr: PagePtr, page: Page) -> Result<()> {
+        self.gather(ptr.block, page.bytes())?;
+        self.cask.tree.remember(ptr, page);
         Ok(())
     }
 
@@ -705,7 +705,7 @@ impl<D: Device> PageStore for Build<'_, D> {
 /// The root a superblock names.
 pub(super) fn root_of(superblock: &SuperblockRecord) -> Root {
     let height = superblock.height.get();
-    let page = (height > 0).then(|| crate::format::page::PagePtr {
+    let page = (height > 0).then(|| PagePtr {
         block: superblock.root_block.get(),
         crc: superblock.root_crc.get(),
     });

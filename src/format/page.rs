@@ -317,6 +317,11 @@ impl Page {
         ))
     }
 
+    /// How far above the leaves it stands.
+    pub fn level(&self) -> u8 {
+        self.bytes.get(4).copied().unwrap_or_default()
+    }
+
     /// The page's bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

@@ -102,7 +102,10 @@ mod tests {
         let cells: Vec<_> = (0..cells)
             .map(|n| (Key::new(1, Kind::Dirent, n), value.as_slice()))
             .collect();
-        Node::new(Page::build(4096, 0, block, 1, cells.into_iter()).unwrap())
+        Node::new(
+            Page::build(4096, 0, block, 1, cells.into_iter()).unwrap(),
+            0,
+        )
     }
 
     fn held(cache: &PageCache, blocks: std::ops::Range<u64>) -> usize {

@@ -30,7 +30,7 @@ pub trait PageStore {
     /// A free block for a page.
     fn allocate(&mut self) -> Result<u64>;
     /// Takes a page to be written.
-    fn write(&mut self, block: u64, page: Page) -> Result<()>;
+    fn write(&mut self, ptr: PagePtr, page: Page) -> Result<()>;
     /// A page of the old version that the new one does not use.
     fn free(&mut self, block: u64);
 }
@@ -275,7 +275,7 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
             block,
             crc: crate::format::checksum::crc(page.bytes()),
         };
-        self.store.write(block, page)?;
+        self.store.write(ptr, page)?;
         self.pages += 1;
         self.push(level + 1, first, Value::from(ptr.encode().as_slice()))
     }

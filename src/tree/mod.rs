@@ -62,6 +62,9 @@ const CACHE_TOLD: u8 = 8;
 /// A page in memory.
 pub struct Node {
     page: Page,
+    /// Of its bytes: a reference with another one does not lead here.
+    crc: u32,
+    level: u8,
     /// For a page two levels and more above the leaves: the pages below it that were looked at. No
     /// look-up is needed to go on from here, and they stay as long as this page is in use.
     below: OnceLock<Box<[OnceLock<Arc<Node>>]>>,
@@ -80,13 +83,21 @@ impl Deref for Node {
 }
 
 impl Node {
-    fn new(page: Page) -> Arc<Self> {
+    fn new(page: Page, crc: u32) -> Arc<Self> {
         Arc::new(Self {
+            level: page.level(),
             page,
+            crc,
             below: OnceLock::new(),
             leaves: OnceLock::new(),
             uses: AtomicU8::new(0),
         })
+    }
+
+    /// Whether a reference to a page of this level means this one. In a damaged tree several may lead to
+    /// its block.
+    fn is_what(&self, ptr: PagePtr, level: u8) -> bool {
+        self.crc == ptr.crc && self.level == level
     }
 
     /// Where the page below the cell at `index` is kept.
@@ -135,7 +146,9 @@ impl<D: Device> Tree<D> {
     /// # Errors
     /// [`Error::Corrupt`] when the page does not verify; I/O errors.
     pub fn page(&self, ptr: PagePtr, level: u8) -> Result<Arc<Node>> {
-        if let Some(page) = self.cache.get(ptr.block) {
+        if let Some(page) = self.cache.get(ptr.block)
+            && page.is_what(ptr, level)
+        {
             page.hasten();
             return Ok(page);
         }
@@ -148,8 +161,8 @@ impl<D: Device> Tree<D> {
     /// Otherwise the old pages, in use as they are, would keep the new ones out of the cache.
     fn take(&self, ptr: PagePtr, level: u8) -> Result<Arc<Node>> {
         match self.cache.remove(ptr.block) {
-            Some(page) => Ok(page),
-            None => self.read(ptr, level),
+            Some(page) if page.is_what(ptr, level) => Ok(page),
+            _ => self.read(ptr, level),
         }
     }
 
@@ -165,22 +178,24 @@ impl<D: Device> Tree<D> {
         self.device
             .read_at(offset, &mut bytes)
             .map_err(Error::io("reading a tree page"))?;
-        if crc(&bytes) != ptr.crc {
+        let found = crc(&bytes);
+        if found != ptr.crc {
             return Err(Error::corrupt(
                 "a tree page whose checksum does not verify",
                 offset,
             ));
         }
-        Ok(Node::new(Page::parse(bytes, ptr.block, offset, level)?))
+        let page = Page::parse(bytes, ptr.block, offset, level)?;
+        Ok(Node::new(page, found))
     }
 
     /// Keeps a page just written.
-    pub fn remember(&self, block: u64, page: Page) {
+    pub fn remember(&self, ptr: PagePtr, page: Page) {
         // It will be searched often, and nobody has to wait for it here.
         if cache::is_dense(&page) {
             page.hasten();
         }
-        self.cache.replace(block, Node::new(page));
+        self.cache.replace(ptr.block, Node::new(page, ptr.crc));
     }
 
     /// Forgets a block that is no page any more.
