@@ -112,8 +112,9 @@ impl Seen {
 /// [`comparison`], for which a panic of what is tested is a difference, too.
 fn compare(case: &Case, look_every: usize, seen: &mut Seen) -> Result<(), String> {
     catch_unwind(AssertUnwindSafe(|| comparison(case, look_every, seen))).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        Err(text.unwrap_or_else(|| "it panics".to_owned()))
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(text.unwrap_or("it panics").to_owned())
     })
 }
 

@@ -4,6 +4,7 @@
 //! without attributes carries no flag for them, so looking for one costs nothing.
 
 use super::inode::{Inode, load, save};
+use super::lifetime;
 use crate::cask::{Read, Tx};
 use crate::clock::Timestamp;
 use crate::device::Device;
@@ -195,17 +196,23 @@ pub fn remove<D: Device>(
 /// # Errors
 /// Those of reading.
 pub fn forget<D: Device>(tx: &mut Tx<'_, D>, inode: &Inode, most: usize) -> Result<()> {
-    let mut items = Vec::new();
+    let (mut items, mut mortal) = (Vec::new(), false);
     visit(tx, inode, &mut |key, value| {
-        let wiped = XattrRecord::decode_all(value).is_ok_and(|entries| wipes(&entries));
-        items.push((key, wiped));
+        let entries = XattrRecord::decode_all(value).unwrap_or_default();
+        mortal |= entries
+            .iter()
+            .any(|e| lifetime::is_mortal(&e.name, &e.value));
+        items.push((key, wipes(&entries)));
         Ok(items.len() < most)
     })?;
     for (key, wiped) in items {
         tx.count_wipe(wiped, false);
         tx.del(key);
     }
-    Ok(())
+    match mortal {
+        true => lifetime::list(tx, inode.number, false),
+        false => Ok(()),
+    }
 }
 
 /// Whether wiping is set among these.

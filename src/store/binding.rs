@@ -415,6 +415,17 @@ impl Bindings {
         self.tables.lock().names.get(&dir)?.get(name).cloned()
     }
 
+    /// Other settings are in force for a file, whatever name it is bound by.
+    pub fn void_settings_of(&self, live: Number) {
+        let tables = self.tables.lock();
+        for binding in tables.names.values().flat_map(|of_dir| of_dir.values()) {
+            let mut state = binding.state();
+            if state.live == Some(live) {
+                state.void_settings();
+            }
+        }
+    }
+
     /// All names that have open write handles, in order, so that what is done to them can be repeated.
     pub fn all(&self) -> Vec<Name> {
         let tables = self.tables.lock();

@@ -55,6 +55,8 @@ pub(super) struct Cut {
     pub looks: Predecessor,
     /// The file that is the segment now.
     pub number: Number,
+    /// It has another name, too.
+    has_others: bool,
     /// Segments that were dropped.
     pub dropped: Dropped,
     /// What `keep` says, where a test has the cut not heed it.
@@ -266,6 +268,7 @@ impl<D: Device> Store<D> {
             fresh,
             looks,
             number,
+            has_others: inode.nlink > 1,
             dropped,
             late,
             expires,
@@ -360,6 +363,9 @@ impl<D: Device> Store<D> {
             binding.state().cut(cut.fresh, cut.looks.clone());
         }
         self.were_dropped(&cut.dropped);
+        if cut.has_others {
+            self.has_other_place(cut.number);
+        }
         if let Some(time) = cut.expires {
             self.expiry.note(time);
         }

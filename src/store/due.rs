@@ -96,6 +96,11 @@ impl Counts {
         };
         self.0.insert(number, counted);
     }
+
+    /// Other settings are in force for a log.
+    pub fn forget(&self, number: Number) {
+        self.0.remove(&number);
+    }
 }
 
 /// How many delimiters there are.

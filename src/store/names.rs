@@ -312,8 +312,7 @@ impl<D: Device> Store<D> {
                 }
                 namespace::link(tx, ino, dir, name, now)
             },
-            // Its settings are those of the place of this name now.
-            |_| self.walk.changed(),
+            |inode| self.has_other_place(inode.number),
         )?;
         self.confirm_in(dir, lsn)?;
         Ok(inode)
@@ -337,9 +336,9 @@ impl<D: Device> Store<D> {
                     .then_some(inode.number);
                 let is_open = |ino| self.fs.is_open(ino) || unnamed == Some(ino);
                 namespace::unlink(tx, dir, name, &is_open, now)?;
-                Ok((unnamed, looks, inode.nlink > 1 && !inode.is_dir()))
+                Ok((unnamed, looks, other_name_of(&inode)))
             },
-            |(unnamed, looks, has_others)| {
+            |(unnamed, looks, other)| {
                 if let Some(number) = *unnamed {
                     let keep = || self.fs.opens().add(number);
                     self.bindings.unname(dir, name, number, keep);
@@ -348,9 +347,8 @@ impl<D: Device> Store<D> {
                     let looks = looks.as_ref().unwrap_or(&state.predecessor).clone();
                     state.cut(None, looks);
                 }
-                if *has_others {
-                    // It may have been the one given last.
-                    self.walk.changed();
+                if let Some(number) = *other {
+                    self.has_other_place(number);
                 }
             },
         )?;
@@ -360,6 +358,18 @@ impl<D: Device> Store<D> {
         }
         self.confirm_in(dir, lsn)
     }
+
+    /// A file of several names was given one, or lost one. Its settings are those of the place of the
+    /// name given last, and a log may be bound to it by another.
+    pub(super) fn has_other_place(&self, number: Number) {
+        self.bindings.void_settings_of(number);
+        self.counts.forget(number);
+    }
+}
+
+/// The number of a file that has more names than the one that is moved or taken.
+pub(super) fn other_name_of(inode: &Inode) -> Option<Number> {
+    (inode.nlink > 1 && !inode.is_dir()).then_some(inode.number)
 }
 
 /// Gives the live log under a name the looks that its maker asked for. It keeps its content: the

@@ -18,6 +18,7 @@ use super::binding::Predecessor;
 use super::cut::{Cut, Naming};
 use super::events::{self, Cause, Event};
 use super::log::{STAGE_MIN, predecessor};
+use super::names::other_name_of;
 use super::settings::Mode;
 use crate::cask::{Class, Lsn, Read, Staged, Tx};
 use crate::device::Device;
@@ -63,6 +64,8 @@ struct Moved {
     unnamed: Option<Number>,
     /// What a log looked like that was replaced under its writers.
     replaced: Option<Predecessor>,
+    /// Of what was moved and what was replaced, what has other names.
+    others: [Option<Number>; 2],
 }
 
 enum Outcome {
@@ -171,6 +174,7 @@ impl<D: Device> Store<D> {
                     Some(target) if self.follows(tx, to, target)? => Some(target.number),
                     _ => None,
                 };
+                let others = [Some(&inode), target.as_ref()].map(|i| i.and_then(other_name_of));
                 let waits = self.bindings.find(to.dir, to.name).is_some();
                 let replaced = match target.filter(|target| waits && target.is_file()) {
                     Some(target) => Some(predecessor(tx, &target)?),
@@ -216,6 +220,7 @@ impl<D: Device> Store<D> {
                     follows,
                     unnamed,
                     replaced,
+                    others,
                 })))
             },
             |outcome| {
@@ -247,9 +252,10 @@ impl<D: Device> Store<D> {
                         .begin(now, caller.tid, from.dir, from.name, ino);
                 }
                 self.absences.end(caller.tid, to.dir, to.name);
-                // The settings of a file with several names are those of the place of the last one.
-                let is_elsewhere = moved.inode.is_dir() && from.dir != to.dir;
-                if is_elsewhere || moved.inode.nlink > 1 && !moved.inode.is_dir() {
+                for number in moved.others.into_iter().flatten() {
+                    self.has_other_place(number);
+                }
+                if moved.inode.is_dir() && from.dir != to.dir {
                     self.walk.changed();
                 }
             },

@@ -469,8 +469,8 @@ impl<D: Device> Store<D> {
         Ok(())
     }
 
-    /// Changes a draft. What fails leaves it as it was: half a copy must not be taken for what is in
-    /// hand, and nothing in hand is the file, whoever saves it meanwhile.
+    /// Changes a draft. After a failure it is what it was before: what was loaded for the change alone is
+    /// dropped, so that the handle goes on to see the file, and what was added is taken back.
     fn change_draft(
         &self,
         handle: &Handle,
@@ -478,20 +478,36 @@ impl<D: Device> Store<D> {
         act: impl FnOnce(&mut State) -> Result<()>,
     ) -> Result<()> {
         let mut state = draft.0.lock();
+        let inode = self.fs.inode(handle.ino)?;
         let before = match state.content {
             Content::File => None,
-            _ => Some(state.content.held()),
+            _ => Some((state.content.held(), state.promised)),
         };
-        let done = act(&mut state).and_then(|()| self.fs.inode(handle.ino));
-        match (done, before) {
-            (Ok(inode), _) => {
-                state.seen = (inode.content, inode.mtime);
-                state.dirty = true;
-                Ok(())
-            }
-            (Err(error), None) => self.drop_content(&mut state).and(Err(error)),
-            (Err(error), Some(size)) => self.resize(&mut state, size, false).and(Err(error)),
+        let Err(error) = act(&mut state) else {
+            state.seen = (inode.content, inode.mtime);
+            state.dirty = true;
+            return Ok(());
+        };
+        let undone = match before {
+            None => self.drop_content(&mut state),
+            Some((size, promised)) => self.shrink_back(&mut state, size, promised),
+        };
+        if let Err(other) = undone {
+            ::log::warn!("a session's draft keeps more than was written to it: {other}");
         }
+        Err(error)
+    }
+
+    /// Takes back what a change that failed had added to a draft.
+    fn shrink_back(&self, state: &mut State, size: u64, promised: u64) -> Result<()> {
+        if state.content.held() > size {
+            self.resize(state, size, false)?;
+        }
+        if state.promised > promised {
+            self.cask.promise(state.promised, promised)?;
+            state.promised = promised;
+        }
+        Ok(())
     }
 }
 

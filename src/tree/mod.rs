@@ -146,14 +146,19 @@ impl<D: Device> Tree<D> {
     /// # Errors
     /// [`Error::Corrupt`] when the page does not verify; I/O errors.
     pub fn page(&self, ptr: PagePtr, level: u8) -> Result<Arc<Node>> {
-        if let Some(page) = self.cache.get(ptr.block)
-            && page.is_what(ptr, level)
-        {
-            page.hasten();
-            return Ok(page);
+        let held = self.cache.get(ptr.block);
+        match &held {
+            Some(page) if page.is_what(ptr, level) => {
+                page.hasten();
+                return Ok(Arc::clone(page));
+            }
+            _ => {}
         }
         let page = self.read(ptr, level)?;
-        self.cache.insert(ptr.block, Arc::clone(&page));
+        match held {
+            Some(_) => self.cache.replace(ptr.block, Arc::clone(&page)),
+            None => self.cache.insert(ptr.block, Arc::clone(&page)),
+        }
         Ok(page)
     }
 

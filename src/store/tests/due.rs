@@ -537,3 +537,26 @@ fn records_that_end_with_nul_are_counted_right() {
     w.put(&mut file, b"3\0");
     assert!(!w.exists(logs, b"a"));
 }
+
+/// A ttl of a log's own goes on in each fresh log, and is listed as long as the file is there.
+#[test]
+fn the_ttl_of_a_log_itself_is_listed_with_each_file_and_no_longer() {
+    let (w, logs) = store_with(&[("roll-lines", "1"), ("keep", "2")]);
+    let mut file = w.open(logs, b"n", APPEND);
+    w.put(&mut file, b"begun");
+    w.set(w.attr(logs, b"n").ino, "ttl", b"100000");
+    w.put(&mut file, b" and ended\n");
+    for _ in 0..9 {
+        w.put(&mut file, b"line\n");
+    }
+    w.put(&mut file, b"begun");
+    let mut files: Vec<_> = w
+        .names(logs)
+        .iter()
+        .map(|name| w.attr(logs, name.as_bytes()).ino)
+        .collect();
+    files.sort_unstable();
+    assert_eq!(files.len(), 2);
+    let listed = crate::fs::lifetime::listed(&*w.store.cask).unwrap();
+    assert_eq!(listed, files);
+}
