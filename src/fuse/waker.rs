@@ -256,7 +256,7 @@ mod tests {
     /// Takes no order, as one that is stopped.
     fn stalls(_: &MountPlace) -> Command {
         let mut command = Command::new("sh");
-        command.args(["-c", "while ! read -r; do :; done"]);
+        command.args(["-c", "while ! read -r line; do :; done"]);
         command
     }
 
