@@ -7,15 +7,16 @@
 use crate::cask::{Read, Tx};
 use crate::device::Device;
 use crate::error::Result;
+use crate::format::item::XattrRecord;
 use crate::format::key::{INDEX, Number};
 use crate::format::{Key, Kind};
 
 /// The attribute that says it.
 const TTL: &[u8] = b"user.cask.ttl";
 
-/// Whether an attribute of this name and value gives files an end.
-pub fn is_mortal(name: &[u8], value: &[u8]) -> bool {
-    name == TTL && value != b"none"
+/// Whether an attribute gives files an end.
+pub fn is_mortal(attribute: &XattrRecord) -> bool {
+    attribute.name == TTL && attribute.value != b"none"
 }
 
 fn key(number: Number) -> Key {

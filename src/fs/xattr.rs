@@ -110,7 +110,7 @@ pub fn set<D: Device>(
         });
     }
     let (key, mut entries) = bucket(tx, number, name)?;
-    let wiped = wipes(&entries);
+    let said = Said::by(&entries);
     match (mode, entries.iter_mut().find(|entry| entry.name == name)) {
         (SetMode::Create, Some(_)) => return Err(Error::Exists),
         (SetMode::Replace, None) => return Err(Error::NoAttribute),
@@ -123,7 +123,7 @@ pub fn set<D: Device>(
             });
         }
     }
-    tx.count_wipe(wiped, wipes(&entries));
+    said.becomes(tx, number, &entries)?;
     tx.put(key, XattrRecord::encode_all(&entries))?;
     inode.flags |= FLAG_XATTR;
     inode.ctime = now;
@@ -173,12 +173,12 @@ pub fn remove<D: Device>(
     check(&inode, name)?;
     let (key, mut entries) = bucket(tx, number, name)?;
     let before = entries.len();
-    let wiped = wipes(&entries);
+    let said = Said::by(&entries);
     entries.retain(|entry| entry.name != name);
     if entries.len() == before {
         return Err(Error::NoAttribute);
     }
-    tx.count_wipe(wiped, wipes(&entries));
+    said.becomes(tx, number, &entries)?;
     if entries.is_empty() {
         tx.del(key);
     } else {
@@ -196,22 +196,47 @@ pub fn remove<D: Device>(
 /// # Errors
 /// Those of reading.
 pub fn forget<D: Device>(tx: &mut Tx<'_, D>, inode: &Inode, most: usize) -> Result<()> {
-    let (mut items, mut mortal) = (Vec::new(), false);
+    let mut items = Vec::new();
     visit(tx, inode, &mut |key, value| {
         let entries = XattrRecord::decode_all(value).unwrap_or_default();
-        mortal |= entries
-            .iter()
-            .any(|e| lifetime::is_mortal(&e.name, &e.value));
-        items.push((key, wipes(&entries)));
+        items.push((key, Said::by(&entries)));
         Ok(items.len() < most)
     })?;
-    for (key, wiped) in items {
-        tx.count_wipe(wiped, false);
+    for (key, said) in items {
+        said.becomes(tx, inode.number, &[])?;
         tx.del(key);
     }
-    match mortal {
-        true => lifetime::list(tx, inode.number, false),
-        false => Ok(()),
+    Ok(())
+}
+
+/// What is known of an attribute item beside it.
+#[derive(Clone, Copy)]
+struct Said {
+    wipes: bool,
+    mortal: bool,
+}
+
+impl Said {
+    fn by(entries: &[XattrRecord]) -> Self {
+        Self {
+            wipes: wipes(entries),
+            mortal: entries.iter().any(lifetime::is_mortal),
+        }
+    }
+
+    /// The item says something else now.
+    fn becomes<D: Device>(
+        self,
+        tx: &mut Tx<'_, D>,
+        number: Number,
+        entries: &[XattrRecord],
+    ) -> Result<()> {
+        let now = Self::by(entries);
+        tx.count_wipe(self.wipes, now.wipes);
+        match self.mortal || now.mortal {
+            true => lifetime::list(tx, number, now.mortal),
+            false => Ok(()),
+        }
     }
 }
 

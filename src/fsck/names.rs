@@ -277,10 +277,7 @@ impl<D: Device> Names<'_, D> {
         match XattrRecord::decode_all(value) {
             Ok(entries) => {
                 self.wipes += u32::from(xattr::wipes(&entries));
-                if entries
-                    .iter()
-                    .any(|entry| lifetime::is_mortal(&entry.name, &entry.value))
-                {
+                if entries.iter().any(lifetime::is_mortal) {
                     self.mortal.insert(key.number);
                 }
             }

@@ -12,7 +12,6 @@ use crate::error::{Error, Result};
 use crate::format::key::{Number, ROOT};
 use crate::fs::Caller;
 use crate::fs::inode::{Inode, load};
-use crate::fs::lifetime;
 use crate::fs::xattr::{self, SetMode};
 use crate::limits::LABEL_MAX;
 
@@ -157,10 +156,6 @@ impl<D: Device> Store<D> {
                 match value {
                     Some((value, mode)) => xattr::set(tx, ino, name, value, mode, now)?,
                     None => xattr::remove(tx, ino, name, now)?,
-                }
-                if setting == b"ttl" {
-                    let listed = value.is_some_and(|(value, _)| value != b"none");
-                    lifetime::list(tx, ino, listed)?;
                 }
                 Ok(inode)
             },

@@ -25,7 +25,7 @@ use crate::format::item::FLAG_ORDERED;
 use crate::format::key::Number;
 use crate::fs::inode::{Inode, load, save};
 use crate::fs::xattr::{self, SetMode};
-use crate::fs::{Caller, NewFile, OpenFlags, Place, data, lifetime, namespace, segment};
+use crate::fs::{Caller, NewFile, OpenFlags, Place, data, namespace, segment};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -687,9 +687,6 @@ pub fn make_like<D: Device>(
     }
     for (name, value) in &looks.settings {
         xattr::set(tx, inode.number, name, value, SetMode::Any, now)?;
-        if lifetime::is_mortal(name, value) {
-            lifetime::list(tx, inode.number, true)?;
-        }
     }
     load(tx, inode.number)
 }
