@@ -146,18 +146,17 @@ impl<D: Device> Tree<D> {
     /// # Errors
     /// [`Error::Corrupt`] when the page does not verify; I/O errors.
     pub fn page(&self, ptr: PagePtr, level: u8) -> Result<Arc<Node>> {
-        let held = self.cache.get(ptr.block);
-        match &held {
+        let other = match self.cache.get(ptr.block) {
             Some(page) if page.is_what(ptr, level) => {
                 page.hasten();
-                return Ok(Arc::clone(page));
+                return Ok(page);
             }
-            _ => {}
-        }
+            other => other.is_some(),
+        };
         let page = self.read(ptr, level)?;
-        match held {
-            Some(_) => self.cache.replace(ptr.block, Arc::clone(&page)),
-            None => self.cache.insert(ptr.block, Arc::clone(&page)),
+        match other {
+            true => self.cache.replace(ptr.block, Arc::clone(&page)),
+            false => self.cache.insert(ptr.block, Arc::clone(&page)),
         }
         Ok(page)
     }
