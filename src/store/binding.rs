@@ -420,7 +420,8 @@ impl Bindings {
         let tables = self.tables.lock();
         for binding in tables.names.values().flat_map(|of_dir| of_dir.values()) {
             let mut state = binding.state();
-            if state.live == Some(live) {
+            // Where it must be looked up, it may be this one.
+            if state.live.is_none_or(|held| held == live) {
                 state.void_settings();
             }
         }
@@ -772,5 +773,24 @@ mod tests {
         assert_eq!(state.read_end(1), Some(10), "read before the shift");
         state.emptied();
         assert_eq!(state.read_end(1), Some(0));
+    }
+
+    #[test]
+    fn settings_of_a_file_are_void_also_where_it_is_not_looked_up_yet() {
+        let bindings = Bindings::default();
+        let ties = [(b"a", 10), (b"b", 10), (b"c", 11)]
+            .map(|(name, live)| bindings.bind(1, name, live, looks()));
+        let [known, unknown, other] = ties.map(|tie| tie.binding());
+        unknown.state().forget();
+        for binding in [&known, &unknown, &other] {
+            let mut state = binding.state();
+            let turns = state.turns();
+            state.set_settings(turns, 1, Arc::default());
+            // What was asked for before is no reason to keep anything.
+            state.set_settings(turns.wrapping_sub(1), 2, Arc::default());
+        }
+        bindings.void_settings_of(10);
+        let kept = [known, unknown, other].map(|binding| binding.state().settings(1).is_some());
+        assert_eq!(kept, [false, false, true]);
     }
 }
