@@ -415,6 +415,17 @@ impl Bindings {
         self.tables.lock().names.get(&dir)?.get(name).cloned()
     }
 
+    /// The name lost its file: its writers make it anew, with these looks if it was a regular one.
+    pub fn lost(&self, dir: Number, name: &[u8], looks: Option<&Predecessor>) {
+        if let Some(binding) = self.find(dir, name) {
+            let mut state = binding.state();
+            state.forget();
+            if let Some(looks) = looks {
+                state.predecessor.clone_from(looks);
+            }
+        }
+    }
+
     /// Other settings are in force for a file, whatever name it is bound by.
     pub fn void_settings_of(&self, live: Number) {
         let tables = self.tables.lock();

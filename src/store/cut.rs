@@ -374,9 +374,7 @@ impl<D: Device> Store<D> {
     /// Who is bound to the names of segments that were dropped makes them anew.
     pub(super) fn were_dropped(&self, dropped: &[DroppedSegment]) {
         for ((dir, name), looks) in dropped {
-            if let (Some(binding), Some(looks)) = (self.bindings.find(*dir, name), looks) {
-                binding.state().cut(None, looks.clone());
-            }
+            self.bindings.lost(*dir, name, looks.as_ref());
         }
     }
 }

@@ -691,6 +691,11 @@ pub fn make_like<D: Device>(
     load(tx, inode.number)
 }
 
+/// What a fresh log in place of what is gone is to look like: what is no file is no pattern for one.
+pub fn pattern(r: &impl Read, inode: &Inode) -> Result<Option<Predecessor>> {
+    inode.is_file().then(|| predecessor(r, inode)).transpose()
+}
+
 /// What a fresh file in place of this one is to look like.
 pub fn predecessor(r: &impl Read, inode: &Inode) -> Result<Predecessor> {
     Ok(Predecessor {

@@ -2,7 +2,7 @@
 //! adoption, links, removal.
 
 use super::handle::Kind;
-use super::log::predecessor;
+use super::log::{pattern, predecessor};
 use super::settings::Mode;
 use super::value::Draft;
 use super::{Behind, Entry, Opened, Store, not_behind, not_the_door};
@@ -326,11 +326,7 @@ impl<D: Device> Store<D> {
             Class::Release,
             |tx| {
                 let inode = namespace::lookup(tx, dir, name)?;
-                // What is no file is no pattern for a log.
-                let looks = match inode.is_file() {
-                    true => Some(predecessor(tx, &inode)?),
-                    false => None,
-                };
+                let looks = pattern(tx, &inode)?;
                 let unnamed = self
                     .follows(tx, Place { dir, name }, &inode)?
                     .then_some(inode.number);
@@ -342,10 +338,8 @@ impl<D: Device> Store<D> {
                 if let Some(number) = *unnamed {
                     let keep = || self.fs.opens().add(number);
                     self.bindings.unname(dir, name, number, keep);
-                } else if let Some(binding) = self.bindings.find(dir, name) {
-                    let mut state = binding.state();
-                    let looks = looks.as_ref().unwrap_or(&state.predecessor).clone();
-                    state.cut(None, looks);
+                } else {
+                    self.bindings.lost(dir, name, looks.as_ref());
                 }
                 if let Some(number) = *other {
                     self.has_other_place(number);

@@ -17,7 +17,7 @@ use super::Store;
 use super::binding::Predecessor;
 use super::cut::{Cut, Naming};
 use super::events::{self, Cause, Event};
-use super::log::{STAGE_MIN, predecessor};
+use super::log::{STAGE_MIN, pattern, predecessor};
 use super::names::other_name_of;
 use super::settings::Mode;
 use crate::cask::{Class, Lsn, Read, Staged, Tx};
@@ -175,9 +175,8 @@ impl<D: Device> Store<D> {
                     _ => None,
                 };
                 let others = [Some(&inode), target.as_ref()].map(|i| i.and_then(other_name_of));
-                let waits = self.bindings.find(to.dir, to.name).is_some();
-                let replaced = match target.filter(|target| waits && target.is_file()) {
-                    Some(target) => Some(predecessor(tx, &target)?),
+                let replaced = match &target {
+                    Some(target) => pattern(tx, target)?,
                     None => None,
                 };
                 let is_open = |ino| self.fs.is_open(ino) || unnamed == Some(ino);
@@ -231,12 +230,7 @@ impl<D: Device> Store<D> {
                     let keep = || self.fs.opens().add(number);
                     self.bindings.unname(to.dir, to.name, number, keep);
                 }
-                self.bindings.forget(to.dir, to.name);
-                if let (Some(looks), Some(binding)) =
-                    (&moved.replaced, self.bindings.find(to.dir, to.name))
-                {
-                    binding.state().cut(None, looks.clone());
-                }
+                self.bindings.lost(to.dir, to.name, moved.replaced.as_ref());
                 if moved.follows {
                     let (from, to) = ((from.dir, from.name), (to.dir, to.name));
                     self.bindings.follow(from, to, moved.inode.number);
