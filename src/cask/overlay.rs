@@ -22,10 +22,12 @@ use crate::tree::Value;
 /// Bytes of a content item beside its payload.
 const CONTENT_OVERHEAD: usize = CELL_OVERHEAD + 9;
 
-/// Bytes of memory of an item, and of a content with one chunk, beside what is in them: most of it is
-/// what the maps and the allocator leave unused.
-const ITEM_MEMORY: u64 = 120;
-const CONTENT_MEMORY: u64 = 420;
+/// Bytes of memory of an item, of the value that it may have, of a content, and of each of its chunks, beside
+/// what is in them: most of it is what the maps and the allocator leave unused.
+const ITEM_MEMORY: u64 = 90;
+const VALUE_MEMORY: u64 = 30;
+const CONTENT_MEMORY: u64 = 180;
+const CHUNK_MEMORY: u64 = 240;
 
 /// What the next checkpoint may need for a set of changes, at most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -200,9 +202,13 @@ pub struct Overlay {
     edge: bool,
     /// Items; `None` when gone.
     pub items: BTreeMap<Key, Option<Value>>,
+    /// How many of them have a value.
+    values: u64,
     filter: Filter,
     /// Contents with changes.
     pub contents: BTreeMap<Number, Content>,
+    /// How many chunks they have.
+    chunks: u64,
     /// Blocks that were in place and given up again.
     pub dropped: Vec<Run>,
     /// What a checkpoint of this layer may need.
@@ -223,8 +229,10 @@ impl Overlay {
             born,
             edge: false,
             items: BTreeMap::new(),
+            values: 0,
             filter: Filter::default(),
             contents: BTreeMap::new(),
+            chunks: 0,
             dropped: Vec::new(),
             cost: Cost::default(),
             releases: false,
@@ -240,8 +248,8 @@ impl Overlay {
 
     /// About how many bytes of memory the layer takes.
     pub fn memory(&self) -> u64 {
-        let items = self.items.len() as u64 * ITEM_MEMORY;
-        let contents = self.contents.len() as u64 * CONTENT_MEMORY;
+        let items = self.items.len() as u64 * ITEM_MEMORY + self.values * VALUE_MEMORY;
+        let contents = self.contents.len() as u64 * CONTENT_MEMORY + self.chunks * CHUNK_MEMORY;
         self.cost.bytes + self.cost.blocks * self.geometry.block() + items + contents
     }
 
@@ -309,8 +317,10 @@ impl Overlay {
         self.cost = self.cost.plus(cost(&value));
         // What stands below is not looked up: it may have been an attribute's value.
         let mut replaces = key.number < self.born;
+        self.values += u64::from(value.is_some());
         if let Some(old) = self.items.insert(key, value) {
             self.cost = self.cost.minus(cost(&old));
+            self.values -= u64::from(old.is_some());
             replaces = true;
         }
         self.gives_up |= replaces && key.kind == Kind::Xattr;
@@ -375,9 +385,12 @@ impl Overlay {
         let old = number < self.born;
         let content = self.content(number);
         let before = Self::chunk_cost(&geometry, content, block, old);
+        let chunks = content.chunks.len();
         content.chunks.entry(block).or_default().write(at, bytes);
+        let more = content.chunks.len() - chunks;
         let after = Self::chunk_cost(&geometry, content, block, old);
         self.cost = self.cost.minus(before).plus(after);
+        self.chunks += more as u64;
     }
 
     fn write(&mut self, number: Number, offset: u64, mut bytes: &[u8]) -> Result<()> {
@@ -435,7 +448,7 @@ impl Overlay {
             .range(range.clone())
             .map(|(block, _)| *block)
             .collect();
-        let mut given = Cost::default();
+        let (mut given, fewer) = (Cost::default(), blocks.len() as u64);
         for block in blocks {
             given = given.plus(Self::chunk_cost(&geometry, content, block, old));
             content.chunks.remove(&block);
@@ -474,6 +487,7 @@ impl Overlay {
         self.releases |= !dropped.is_empty();
         self.dropped.extend(dropped);
         self.cost = self.cost.minus(given);
+        self.chunks -= fewer;
     }
 
     fn truncate(&mut self, number: Number, len: u64) -> Result<()> {
@@ -592,12 +606,17 @@ mod tests {
             let item = layer.memory() - last;
             layer.patch(number, 0, 0, &[1; 512]);
             let content = layer.memory() - last - item;
-            assert!((30 + ITEM_MEMORY..400).contains(&item), "{item}");
-            assert!(
-                (512 + CONTENT_MEMORY..1_200).contains(&content),
-                "{content}"
-            );
+            let least = 30 + ITEM_MEMORY + VALUE_MEMORY;
+            assert!((least..400).contains(&item), "{item}");
+            let least = 512 + CONTENT_MEMORY + CHUNK_MEMORY;
+            assert!((least..1_200).contains(&content), "{content}");
             last = layer.memory();
         }
+        // What is gone takes its place in the maps only.
+        for number in 20..60 {
+            layer.put(Key::new(number, Kind::Inode, 0), None);
+            layer.truncate(number, 0).unwrap();
+        }
+        assert_eq!(layer.memory(), 40 * (ITEM_MEMORY + CONTENT_MEMORY));
     }
 }

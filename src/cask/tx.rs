@@ -645,10 +645,6 @@ impl<D: Device> Read for Tx<'_, D> {
         self.cask.name_hash(name)
     }
 
-    fn max_item(&self) -> usize {
-        self.cask.max_item()
-    }
-
     fn block_size(&self) -> u32 {
         self.cask.block_size()
     }

@@ -42,8 +42,6 @@ pub trait Read {
     fn next_hole(&self, content: Number, offset: u64) -> Result<u64>;
     /// 61-bit keyed hash of a name, never 0.
     fn name_hash(&self, name: &[u8]) -> u64;
-    /// Largest item value in bytes.
-    fn max_item(&self) -> usize;
     /// Bytes in a block.
     fn block_size(&self) -> u32;
 }
@@ -535,10 +533,6 @@ impl<D: Device> Read for Cask<D> {
 
     fn name_hash(&self, name: &[u8]) -> u64 {
         self.keys.name(name)
-    }
-
-    fn max_item(&self) -> usize {
-        self.geometry.max_item()
     }
 
     fn block_size(&self) -> u32 {

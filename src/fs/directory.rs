@@ -184,6 +184,45 @@ pub fn names_from(
     )
 }
 
+/// Adds the regular files among some `most` names of a directory whose hash is `from` or more, each with
+/// that hash; answers the hash to go on from, `None` at the end.
+///
+/// # Errors
+/// Those of reading.
+pub fn files_from(
+    r: &impl Read,
+    dir: Number,
+    from: u64,
+    most: usize,
+    found: &mut Vec<(Number, u64)>,
+) -> Result<Option<u64>> {
+    let (mut seen, mut next) = (0, None);
+    names_from(r, dir, from, &mut |hash, entries| {
+        if seen >= most {
+            next = Some(hash);
+            return false;
+        }
+        seen += entries.len();
+        let files = entries.iter().filter(|e| e.kind == FileKind::Regular);
+        found.extend(files.map(|entry| (entry.number, hash)));
+        true
+    })?;
+    Ok(next)
+}
+
+/// The name of this hash that leads to an inode.
+///
+/// # Errors
+/// Those of reading.
+pub fn name_by(r: &impl Read, dir: Number, hash: u64, number: Number) -> Result<Option<Vec<u8>>> {
+    let Some(value) = r.get(&Key::new(dir, Kind::Dirent, hash))? else {
+        return Ok(None);
+    };
+    let entries = DirentRecord::decode_all(&value)?;
+    let named = entries.into_iter().find(|entry| entry.number == number);
+    Ok(named.map(|entry| entry.name))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -225,9 +264,6 @@ mod tests {
         }
         fn name_hash(&self, name: &[u8]) -> u64 {
             if name == b"last" { HASH_MAX } else { 1 }
-        }
-        fn max_item(&self) -> usize {
-            4000
         }
         fn block_size(&self) -> u32 {
             4096

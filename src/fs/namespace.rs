@@ -16,7 +16,7 @@ use crate::format::key::{INDEX, Number};
 use crate::format::{FileKind, Key, Kind};
 use crate::limits::LINK_MAX;
 
-pub use super::directory::{check_name, find, names_from, read_dir};
+pub use super::directory::{check_name, files_from, find, name_by, names_from, read_dir};
 pub use super::path::{name_of, path_of};
 pub use super::rename::{Place, Renamed, rename, rename_class};
 

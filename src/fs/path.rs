@@ -4,12 +4,11 @@
 //! be as deep as anybody makes them; invariant: a walk ends even where directories of a damaged cask
 //! contain each other.
 
+use super::directory::name_by;
 use super::inode::{Inode, load, load_dir};
 use crate::cask::Read;
 use crate::error::{Error, Result};
-use crate::format::item::DirentRecord;
 use crate::format::key::{Number, ROOT};
-use crate::format::{Key, Kind};
 
 /// The directories from one up to the root, both included.
 struct Upward<'r, R> {
@@ -78,14 +77,7 @@ pub fn name_of(r: &impl Read, inode: &Inode) -> Result<Option<Vec<u8>>> {
     if inode.parent == 0 || inode.number == ROOT {
         return Ok(None);
     }
-    let Some(value) = r.get(&Key::new(inode.parent, Kind::Dirent, inode.name_hash))? else {
-        return Ok(None);
-    };
-    let entries = DirentRecord::decode_all(&value)?;
-    Ok(entries
-        .into_iter()
-        .find(|entry| entry.number == inode.number)
-        .map(|entry| entry.name))
+    name_by(r, inode.parent, inode.name_hash, inode.number)
 }
 
 /// The path from the root, without a leading slash, by the names given last; `None` when one of

@@ -14,9 +14,10 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use super::directory::STAGED;
 use super::{Found, Place, io_error};
 use crate::cask::{Cask, OpenOptions};
-use crate::clock::{SystemClock, Timestamp};
+use crate::clock::SystemClock;
 use crate::device::file::{Access, FileDevice};
 use crate::error::{Error, Result};
 use crate::format::FileKind;
@@ -222,9 +223,14 @@ impl Place for Container {
         }
     }
 
-    fn remove_older(&self, name: &OsStr, than: SystemTime) -> io::Result<bool> {
-        let than = Timestamp::from(than);
-        self.settled(|| self.store.remove_older(self.dir, name.as_bytes(), than))
+    fn expire(&self, than: SystemTime, is_session: &dyn Fn(&[u8]) -> bool) -> io::Result<u64> {
+        let mut removed = 0;
+        let wanted = |name: &[u8]| is_session(name) || name.starts_with(STAGED);
+        let mut tell = |name: &[u8]| removed += u64::from(is_session(name));
+        self.store
+            .expire(self.dir, than.into(), &wanted, &mut tell)
+            .map_err(io_error)?;
+        Ok(removed)
     }
 
     fn sync(&self) -> io::Result<()> {

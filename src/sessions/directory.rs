@@ -62,6 +62,22 @@ impl Directory {
         name.extend(format!("{}-{number}", std::process::id()).bytes());
         OsString::from_vec(name)
     }
+
+    /// Removes a file that was last saved at that time or before; answers whether it did.
+    fn remove_older(&self, name: &OsStr, than: SystemTime) -> io::Result<bool> {
+        let path = self.path.join(name);
+        let gone = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(false),
+            _ => Err(error),
+        };
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.modified()? <= than => {
+                fs::remove_file(&path).map(|()| true).or_else(gone)
+            }
+            Ok(_) => Ok(false),
+            Err(error) => gone(error),
+        }
+    }
 }
 
 impl Place for Directory {
@@ -116,19 +132,17 @@ impl Place for Directory {
         Ok(())
     }
 
-    fn remove_older(&self, name: &OsStr, than: SystemTime) -> io::Result<bool> {
-        let path = self.path.join(name);
-        let gone = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound => Ok(false),
-            _ => Err(error),
-        };
-        match fs::symlink_metadata(&path) {
-            Ok(found) if found.modified()? <= than => {
-                fs::remove_file(&path).map(|()| true).or_else(gone)
+    fn expire(&self, than: SystemTime, is_session: &dyn Fn(&[u8]) -> bool) -> io::Result<u64> {
+        let mut removed = 0;
+        self.list(&mut |found| {
+            let ours = is_session(found.name);
+            if found.saved <= than && (ours || found.name.starts_with(STAGED)) {
+                removed +=
+                    u64::from(self.remove_older(OsStr::from_bytes(found.name), than)? && ours);
             }
-            Ok(_) => Ok(false),
-            Err(error) => gone(error),
-        }
+            Ok(true)
+        })?;
+        Ok(removed)
     }
 
     fn sync(&self) -> io::Result<()> {

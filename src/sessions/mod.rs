@@ -125,8 +125,9 @@ trait Place: Send + Sync {
     fn touch(&self, name: &OsStr) -> io::Result<()>;
     /// Visits all regular files until `visit` answers false.
     fn list(&self, visit: &mut dyn FnMut(Found<'_>) -> io::Result<bool>) -> io::Result<()>;
-    /// Removes a file that was last saved at that time or before; answers whether it did.
-    fn remove_older(&self, name: &OsStr, than: SystemTime) -> io::Result<bool>;
+    /// Removes the files that were last saved at that time or before, if they are sessions by their names or
+    /// what a save that was cut short left; answers how many sessions that were.
+    fn expire(&self, than: SystemTime, is_session: &dyn Fn(&[u8]) -> bool) -> io::Result<u64>;
     fn sync(&self) -> io::Result<()>;
     fn close(&self) -> io::Result<()>;
 }
@@ -264,18 +265,8 @@ impl SessionStore {
         let Some(than) = SystemTime::now().checked_sub(age) else {
             return Ok(0);
         };
-        let mut removed = 0;
-        let expired = self.place.list(&mut |found| {
-            let is_ours = self.id(found.name).is_some();
-            // A save that was cut short left the other.
-            if found.saved <= than && (is_ours || found.name.starts_with(directory::STAGED)) {
-                let name = OsStr::from_bytes(found.name);
-                removed += u64::from(self.place.remove_older(name, than)? && is_ours);
-            }
-            Ok(true)
-        });
-        expired.map_err(|source| self.failed("expiring sessions".to_owned(), source))?;
-        Ok(removed)
+        let expired = self.place.expire(than, &|name| self.id(name).is_some());
+        expired.map_err(|source| self.failed("expiring sessions".to_owned(), source))
     }
 
     /// Everything saved so far is durable when this returns.

@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use super::course::{Budget, Course, Due};
 use super::settings::{Effective, Mode};
 use super::{Notice, Store};
 use crate::cask::{Class, Read, Tx};
@@ -128,37 +129,28 @@ impl<D: Device> Store<D> {
         }
     }
 
-    /// Removes a file that nobody has open and whose content is of this time or before; answers whether it
-    /// did.
+    /// Removes the files of a directory that nobody has open, whose content is of this time or before and
+    /// whose names are `wanted`; `tell` hears of each that is gone.
     ///
     /// # Errors
     /// Those of reading and writing.
-    pub fn remove_older(&self, dir: Number, name: &[u8], than: Timestamp) -> Result<bool> {
-        let now = self.now();
-        let (removed, lsn) = self.fs.abandoning(
-            Class::Release,
-            |tx, keep| {
-                let old = match namespace::lookup(tx, dir, name) {
-                    Ok(inode) => {
-                        inode.is_file()
-                            && inode.mtime <= than
-                            && !self.fs.opens().has(inode.number)
-                            && self.bindings.find(dir, name).is_none()
-                    }
-                    Err(Error::NotFound) => false,
-                    Err(error) => return Err(error),
-                };
-                if old {
-                    namespace::unlink(tx, dir, name, keep, now)?;
-                }
-                Ok(old)
-            },
-            |_| (),
-        )?;
-        if removed {
-            self.confirm_in(dir, lsn)?;
-        }
-        Ok(removed)
+    pub fn expire(
+        &self,
+        dir: Number,
+        than: Timestamp,
+        wanted: &dyn Fn(&[u8]) -> bool,
+        tell: &mut dyn FnMut(&[u8]),
+    ) -> Result<()> {
+        let due = Due {
+            file: &|inode, _| inode.mtime <= than,
+            name: wanted,
+        };
+        let (mut course, mut budget, mut last) = (Course::default(), Budget::all(), None);
+        self.remove_due(dir, &mut course, &mut budget, &due, &mut |gone| {
+            gone.names.iter().for_each(|name| tell(name));
+            last = Some(gone.lsn);
+        })?;
+        last.map_or(Ok(()), |lsn| self.confirm_in(dir, lsn))
     }
 
     /// Removes the file under a name if it is over; answers whether it did.

@@ -14,6 +14,7 @@ mod assemble;
 mod attrs;
 mod binding;
 mod cat;
+mod course;
 mod cut;
 mod door;
 mod due;

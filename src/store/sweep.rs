@@ -5,37 +5,32 @@
 //! so that looking at its names takes a fortieth of a processor at most. Only when somebody would be refused
 //! for want of space is it done at once, in his time.
 //!
-//! Invariant: whether a file is over is asked again in the operation that removes it.
+//! Invariant: between two operations of others a few files are removed at most.
 
 use std::collections::HashMap;
 
+use super::course::{Budget, Course, Due, GATHERED, Gone};
 use super::{Notice, Store};
-use crate::cask::Class;
 use crate::clock::Timestamp;
 use crate::device::Device;
-use crate::error::{Error, Result};
-use crate::format::FileKind;
+use crate::error::Result;
 use crate::format::key::Number;
-use crate::fs::inode::load;
-use crate::fs::{StatFs, namespace};
+use crate::fs::StatFs;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicI64, Ordering};
 
-/// Files removed in one operation: a millisecond or so for whoever waits for it.
-const BATCH: usize = 32;
 /// Files removed at one time of the timer.
 const REMOVED_AT_ONCE: usize = 2_000;
-/// Names looked at, or counted, at one time of the timer.
+/// Names and files looked at, or counted, at one time of the timer.
 const LOOKED_AT_ONCE: usize = 20_000;
 /// Files removed before somebody who was refused tries again, and names looked at, or counted, for them.
 const REMOVED_FOR_ROOM: usize = 256;
 const LOOKED_FOR_ROOM: usize = 50_000;
+const GATHERED_FOR_ROOM: usize = 4_096;
 /// After a failure it is tried again in so many seconds.
 const AGAIN: i64 = 60;
 /// A directory is gone through again after a second for so many files.
 const FILES_A_SECOND: u64 = 16_384;
-/// Names read at a time.
-const NAMES: usize = 256;
 
 /// Where the sweep is.
 #[derive(Default)]
@@ -46,18 +41,12 @@ pub(super) struct Sweep {
 }
 
 /// How far a directory was gone through.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Progress {
     /// Where to go on.
-    cookie: u64,
+    course: Course,
     /// Not before this time.
     after: Timestamp,
-}
-
-/// How much may be done.
-struct Budget {
-    names: usize,
-    files: usize,
 }
 
 impl<D: Device> Store<D> {
@@ -70,8 +59,9 @@ impl<D: Device> Store<D> {
         }
         let swept = self.ages.count(&self.cask, LOOKED_AT_ONCE).and_then(|_| {
             let mut budget = Budget {
-                names: LOOKED_AT_ONCE,
+                looks: LOOKED_AT_ONCE,
                 files: REMOVED_AT_ONCE,
+                gathered: GATHERED,
             };
             self.sweep_all(now, &mut budget, false)
         });
@@ -92,11 +82,12 @@ impl<D: Device> Store<D> {
         }
         self.ages.count(&self.cask, LOOKED_FOR_ROOM)?;
         let mut budget = Budget {
-            names: LOOKED_FOR_ROOM,
+            looks: LOOKED_FOR_ROOM,
             files: REMOVED_FOR_ROOM,
+            gathered: GATHERED_FOR_ROOM,
         };
         self.sweep_all(self.now(), &mut budget, true)?;
-        Ok(budget.files < REMOVED_FOR_ROOM || budget.names == 0)
+        Ok(budget.files < REMOVED_FOR_ROOM || budget.looks == 0)
     }
 
     /// What `statvfs(3)` tells, with the space of what is over.
@@ -114,19 +105,9 @@ impl<D: Device> Store<D> {
 
     /// Removes all that is over in a directory; answers how much that was.
     pub(super) fn sweep_directory(&self, dir: Number) -> Result<usize> {
-        let (mut cookie, mut removed) = (0, 0);
-        loop {
-            let mut budget = Budget {
-                names: LOOKED_AT_ONCE,
-                files: REMOVED_AT_ONCE,
-            };
-            let next = self.sweep_some(dir, cookie, self.now(), &mut budget)?;
-            removed += REMOVED_AT_ONCE - budget.files;
-            match next {
-                Some(next) => cookie = next,
-                None => return Ok(removed),
-            }
-        }
+        let mut budget = Budget::all();
+        self.sweep_some(dir, &mut Course::default(), self.now(), &mut budget)?;
+        Ok(usize::MAX - budget.files)
     }
 
     fn sweep_all(&self, now: Timestamp, budget: &mut Budget, at_once: bool) -> Result<()> {
@@ -140,8 +121,8 @@ impl<D: Device> Store<D> {
                 continue;
             }
             let before = budget.files;
-            match self.sweep_some(dir, progress.cookie, now, budget) {
-                Ok(Some(cookie)) => progress.cookie = cookie,
+            match self.sweep_some(dir, &mut progress.course, now, budget) {
+                Ok(false) => {}
                 // What is left is open, or came after it was passed; or it cannot be read.
                 done => {
                     let least = match &done {
@@ -150,134 +131,47 @@ impl<D: Device> Store<D> {
                         Ok(_) => 0,
                     };
                     let pause = i64::try_from(files / FILES_A_SECOND).unwrap_or(i64::MAX);
-                    *progress = Progress {
-                        cookie: 0,
-                        after: Timestamp {
-                            secs: now.secs.saturating_add(pause.max(least)),
-                            ..now
-                        },
+                    progress.after = Timestamp {
+                        secs: now.secs.saturating_add(pause.max(least)),
+                        ..now
                     };
                     outcome = outcome.and(done.map(drop));
                 }
             }
-            if budget.files == 0 || budget.names == 0 {
+            if budget.files == 0 || budget.looks == 0 {
                 break;
             }
         }
         outcome
     }
 
-    /// Removes what is over in a directory from this cookie on, as far as the budget goes; answers where
-    /// to go on.
+    /// Removes what is over in a directory, as far as the budget goes; answers whether it is gone through.
     fn sweep_some(
         &self,
         dir: Number,
-        mut cookie: u64,
+        course: &mut Course,
         now: Timestamp,
         budget: &mut Budget,
-    ) -> Result<Option<u64>> {
-        while budget.names > 0 && budget.files > 0 {
-            let mut names = Vec::new();
-            let read = namespace::read_dir(&*self.cask, dir, cookie, &mut |entry| {
-                names.push(entry);
-                Ok(names.len() < NAMES)
-            });
-            match read {
-                Ok(()) => {}
-                Err(Error::Stale | Error::NotDirectory) => return Ok(None),
-                Err(error) => return Err(error),
+    ) -> Result<bool> {
+        let due = Due {
+            file: &|inode, settings| inode.parent == dir && self.is_over(inode, settings, now),
+            name: &|_| true,
+        };
+        self.remove_due(dir, course, budget, &due, &mut |gone| {
+            if !gone.names.is_empty() {
+                self.tell_gone(dir, gone, now);
             }
-            if names.is_empty() {
-                return Ok(None);
-            }
-            let mut over = Vec::new();
-            for entry in names {
-                if over.len() >= budget.files.min(BATCH) {
-                    self.remove_over(dir, &mut over, now, budget)?;
-                }
-                if budget.files == 0 {
-                    break;
-                }
-                cookie = entry.cookie;
-                budget.names = budget.names.saturating_sub(1);
-                if entry.kind != FileKind::Regular {
-                    continue;
-                }
-                match load(&*self.cask, entry.ino) {
-                    Ok(inode) if self.hides(&inode)? => over.push(entry.name),
-                    Ok(_) | Err(Error::Stale) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            self.remove_over(dir, &mut over, now, budget)?;
-        }
-        Ok(Some(cookie))
+        })
     }
 
-    /// Removes those of the names, taken, whose files are over.
-    fn remove_over(
-        &self,
-        dir: Number,
-        names: &mut Vec<Vec<u8>>,
-        now: Timestamp,
-        budget: &mut Budget,
-    ) -> Result<()> {
-        if self.cask.is_crowded() {
-            self.cask.checkpoint()?;
-        }
-        let whole = self.cask.transact(Class::Release, |tx| {
-            let mut gone = Vec::new();
-            for name in names.iter() {
-                if self.name_is_over(tx, dir, name, now)? {
-                    namespace::unlink(tx, dir, name, &|_| false, now)?;
-                    gone.push(name.clone());
-                }
-            }
-            Ok(gone)
-        });
-        let gone = match whole {
-            Ok((gone, _)) => gone,
-            // A cask that is full has room to remove one at a time.
-            Err(Error::NoSpace) => {
-                let mut gone = Vec::new();
-                for name in names.iter() {
-                    if self.remove_one(dir, name, now)? {
-                        gone.push(name.clone());
-                    }
-                }
-                gone
-            }
-            Err(error) => return Err(error),
-        };
-        names.clear();
-        self.cask.give_way();
-        if gone.is_empty() {
-            return Ok(());
-        }
-        budget.files = budget.files.saturating_sub(gone.len());
+    /// Files of a directory are gone, and the kernel may know their names.
+    fn tell_gone(&self, dir: Number, gone: Gone, now: Timestamp) {
         // Its times and size are not what the kernel knows.
         self.notify(Notice::InvalidateInode(dir));
         if self.ages.is_told(now) {
-            for name in gone {
+            for name in gone.names {
                 self.notify(Notice::InvalidateEntry(dir, name));
             }
         }
-        Ok(())
-    }
-
-    /// Removes a file that is over with all its attributes, however full the cask is.
-    fn remove_one(&self, dir: Number, name: &[u8], now: Timestamp) -> Result<bool> {
-        let (removed, _) = self.fs.abandoning(
-            Class::Release,
-            |tx, keep| {
-                let over = self.name_is_over(tx, dir, name, now)?;
-                if over {
-                    namespace::unlink(tx, dir, name, keep, now)?;
-                }
-                Ok(over)
-            },
-            |_| (),
-        )?;
-        Ok(removed)
     }
 }
