@@ -13,6 +13,8 @@
 
 mod common;
 
+use common::edits::{Edit, Place};
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -447,6 +449,73 @@ fn damage(world: &World, kind: &str, at: usize, len: usize, other: usize) -> Vec
         _ => unreachable!(),
     }
     image
+}
+
+/// Of a file that is found again nobody knows whether something stood between what is left of it.
+#[test]
+fn a_file_without_inode_is_found_again_and_its_gaps_are_no_zeros() {
+    let world = World::new(false);
+    let device = MemoryDevice::from_bytes(world.image.clone());
+    let fs = fs_on(&device, false).unwrap();
+    let kind = new(FileKind::Regular);
+    let file = fs.make(ROOT, b"gaps", &kind).unwrap().0;
+    for block in [0_u64, 3, 5] {
+        let data = vec![block as u8 + 1; 512];
+        fs.write(&ME, file.number, Some(block * 512), &data)
+            .unwrap();
+    }
+    fs.cask().checkpoint().unwrap();
+    let lose = fs.cask().transact(Class::Replace, |tx| {
+        tx.del(Key::inode(file.number));
+        Ok(())
+    });
+    lose.unwrap();
+    fs.cask().checkpoint().unwrap();
+    drop(fs);
+    repaired(device.clone()).unwrap();
+    let fs = fs_on(&device, false).unwrap();
+    let lost = fs.lookup(ROOT, b"lost+found").unwrap().number;
+    let mut found = Vec::new();
+    caskfs::fs::namespace::read_dir(&**fs.cask(), lost, 2, &mut |entry| {
+        found.push(entry.ino);
+        Ok(true)
+    })
+    .unwrap();
+    assert_eq!(found.len(), 1);
+    let mut buf = Vec::new();
+    for block in 0..6_u64 {
+        let read = fs.read(found[0], block * 512, 512, &mut buf);
+        match [0, 3, 5].contains(&block) {
+            true => assert_eq!((read.unwrap(), &buf), ((), &vec![block as u8 + 1; 512])),
+            false => assert!(read.is_err(), "block {block}"),
+        }
+    }
+}
+
+/// A bitmap may say of blocks what the tree does not.
+#[test]
+fn a_bitmap_that_says_otherwise_is_told() {
+    let world = World::new(false);
+    for (byte, wanted, other) in [
+        (0xff, "block-unused", "block-free"),
+        (0, "block-free", "block-unused"),
+    ] {
+        let mut told = 0;
+        for at in 1..100 {
+            let mut image = world.image.clone();
+            let edit = Edit {
+                place: Place::Bitmap(0),
+                at,
+                bytes: vec![byte],
+            };
+            edit.apply(&mut image).unwrap();
+            let report = check(&MemoryDevice::from_bytes(image)).unwrap();
+            let has = |code| report.findings.iter().any(|found| found.code == code);
+            told += u32::from(has(wanted));
+            assert!(!has(other), "byte {at} is {byte}: {:?}", report.findings);
+        }
+        assert!(told > 20, "{byte}: {told}");
+    }
 }
 
 #[test]

@@ -156,3 +156,21 @@ fn joined(runs: Vec<Run>) -> Vec<Run> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_given_back_as_one() {
+        let run = |start, len| Run { start, len };
+        let joined = joined(vec![
+            run(2, 3),
+            run(5, 1),
+            run(6, 4),
+            run(11, 2),
+            run(22, 1),
+        ]);
+        assert_eq!(joined, [run(2, 8), run(11, 2), run(22, 1)]);
+    }
+}

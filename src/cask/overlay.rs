@@ -516,6 +516,7 @@ impl Overlay {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::content::ContentRecord;
 
     #[test]
     fn the_filter_denies_no_item_and_most_of_what_there_is_not() {
@@ -569,7 +570,9 @@ mod tests {
     fn what_is_replaced_in_the_middle_leaves_a_head_and_a_tail() {
         let mut layer = layer();
         layer.place(12, 5, extent(100, 20)).unwrap();
+        assert!(!layer.releases && !layer.gives_up);
         layer.place(12, 9, extent(200, 3)).unwrap();
+        assert!(layer.releases && layer.gives_up);
         let content = layer.contents.get(&12).unwrap();
         let found: Vec<_> = content
             .extents
@@ -586,6 +589,24 @@ mod tests {
             ]
         );
         assert_eq!(layer.dropped, [Run { start: 104, len: 3 }]);
+    }
+
+    #[test]
+    fn blocks_in_place_cost_what_their_item_takes() {
+        let mut layer = layer();
+        for (number, blocks) in [(3, 1), (4, 20), (12, 20)] {
+            let (before, extent) = (layer.cost, extent(100, blocks));
+            let crcs: Vec<u8> = extent.crcs.iter().flat_map(|c| c.to_le_bytes()).collect();
+            let record = ContentRecord::Extent {
+                start: extent.start,
+                crcs: &crcs,
+            };
+            let item = (record.encode().len() + CELL_OVERHEAD) as u64;
+            layer.place(number, 0, extent).unwrap();
+            let more = layer.cost.minus(before);
+            assert!(more.bytes >= item && more.blocks == 0, "{more:?}");
+            assert!((number < 10) == (more.keys > 1), "{number}: {more:?}");
+        }
     }
 
     #[test]

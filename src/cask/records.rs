@@ -430,6 +430,19 @@ mod tests {
     }
 
     #[test]
+    fn a_number_has_two_groups() {
+        let mut both = 0;
+        for range in 0..4_000_000_u64 {
+            let [first, second] = homes(range * GROUP as u64);
+            assert_ne!(first, second, "{range}");
+            assert!(first < GROUPS && second < GROUPS);
+            both += u64::from(second == first ^ 1);
+        }
+        // Also where the second would have been the first.
+        assert!(both > 0);
+    }
+
+    #[test]
     fn times_however_far_apart_are_no_overflow() {
         let ends = [i64::MIN, -9_223_372_036, 0, 9_223_372_036, i64::MAX];
         let all = || {

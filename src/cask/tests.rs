@@ -305,6 +305,11 @@ fn a_growing_cask_grows() {
         cask.sync(lsn).unwrap();
         numbers.push(number);
     }
+    // By an eighth at once, so seldom; and to the host's end nothing is refused.
+    let blocks = cask.alloc.blocks();
+    assert!(cask.grow(1).unwrap());
+    assert!(cask.alloc.blocks() >= blocks + blocks / 8, "{blocks}");
+    assert!(cask.stats().free_blocks > 1 << 20);
     drop(cask);
     let cask = Cask::open(device, OpenOptions::default()).unwrap();
     for number in numbers {
@@ -312,6 +317,82 @@ fn a_growing_cask_grows() {
         cask.read_content(number, 0, &mut found).unwrap();
         assert!(found == data);
     }
+}
+
+#[test]
+fn a_cask_is_crowded_when_what_is_pending_takes_half_of_what_is_free() {
+    let options = FormatOptions {
+        blocks: Some(6000),
+        secret: [3; 32],
+        ..FormatOptions::default()
+    };
+    let (_, cask) = fresh(&options);
+    let write = || {
+        cask.transact(Class::Grow, |tx| {
+            let number = tx.new_number();
+            tx.write(number, 0, &[1; 60_000]);
+            Ok(())
+        })
+        .unwrap();
+    };
+    assert!(!cask.is_crowded());
+    write();
+    assert!(!cask.is_crowded());
+    let free = cask.alloc.free();
+    let mut blocks = 15;
+    while !cask.is_crowded() {
+        write();
+        blocks += 15;
+        assert!(blocks < free, "{blocks} of {free}");
+    }
+    assert!(blocks > free / 8, "{blocks} of {free}");
+    cask.checkpoint().unwrap();
+    assert!(!cask.is_crowded());
+}
+
+#[test]
+fn what_a_reader_held_is_free_when_he_is_gone_though_nobody_writes() {
+    let options = FormatOptions {
+        blocks: Some(6000),
+        secret: [3; 32],
+        ..FormatOptions::default()
+    };
+    let (_, cask) = fresh(&options);
+    let (number, _) = cask
+        .transact(Class::Grow, |tx| {
+            let number = tx.new_number();
+            tx.write(number, 0, &[1; 60_000]);
+            Ok(number)
+        })
+        .unwrap();
+    cask.checkpoint().unwrap();
+    let reader = cask.snapshot();
+    cask.transact(Class::Release, |tx| {
+        tx.drop_content(number);
+        Ok(())
+    })
+    .unwrap();
+    cask.checkpoint().unwrap();
+    let now = Timestamp::from_secs(5);
+    cask.tick(now).unwrap();
+    let free = cask.alloc.free();
+    drop(reader);
+    cask.tick(now).unwrap();
+    assert!(cask.alloc.free() >= free + 15, "{free}");
+}
+
+#[test]
+fn a_tiny_cask_has_a_log_of_eight_blocks() {
+    let options = FormatOptions {
+        block_size: 512,
+        superblock_spacing: 512,
+        blocks: Some(500),
+        ..FormatOptions::default()
+    };
+    let device = MemoryDevice::new();
+    Cask::format(&device, &options).unwrap();
+    let cask = Cask::open(device, spaced()).unwrap();
+    assert_eq!(cask.geometry.wal_len, 8 * 512);
 }
 
 fn spaced() -> OpenOptions {

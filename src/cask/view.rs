@@ -546,3 +546,38 @@ impl<D: Device> Cask<D> {
         self.below().1
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_layers_the_newer_one_counts_and_nothing_is_left_out() {
+        let key = |offset| Key::new(1, Kind::Dirent, offset);
+        let item = |offset, value: Option<u8>| (key(offset), value.map(|v| Value::from([v])));
+        let active = vec![item(1, Some(1)), item(2, None), item(5, Some(5))];
+        let frozen = BTreeMap::from([
+            item(1, Some(9)),
+            item(2, Some(9)),
+            item(3, Some(3)),
+            item(4, None),
+        ]);
+        let mut layers = Layers {
+            active: active.into_iter().peekable(),
+            frozen: frozen.range(key(0)..).peekable(),
+        };
+        assert_eq!(layers.next_if(|first| first > key(1)), None);
+        let mut found = Vec::new();
+        while let Some(item) = layers.next_if(|_| true) {
+            found.push(item);
+        }
+        let wanted = [
+            item(1, Some(1)),
+            item(2, None),
+            item(3, Some(3)),
+            item(4, None),
+            item(5, Some(5)),
+        ];
+        assert_eq!(found, wanted);
+    }
+}

@@ -201,3 +201,34 @@ impl Geometry {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_is_a_mebibyte_of_blocks_whatever_their_size() {
+        for (block_size, blocks) in [(512, 2_048), (4_096, 256), (65_536, 16)] {
+            let geometry = Geometry {
+                block_size,
+                spacing: crate::format::superblock::SPACING,
+                wal_len: 1 << 20,
+            };
+            assert_eq!(geometry.chunk_blocks(), blocks);
+            assert_eq!(
+                geometry.group_chunks() * blocks,
+                u64::from(block_size) * 8,
+                "{block_size}"
+            );
+            let bypass = geometry.bypass_min();
+            assert!(bypass >= 2 * geometry.block(), "{block_size}: {bypass}");
+            assert!(bypass <= 262_144, "{block_size}: {bypass}");
+        }
+        let tiny = Geometry {
+            block_size: 512,
+            spacing: 512,
+            wal_len: 1 << 16,
+        };
+        assert_eq!((tiny.chunk_blocks(), tiny.bypass_min()), (8, 1_024));
+    }
+}

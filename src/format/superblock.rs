@@ -184,3 +184,21 @@ impl SuperblockRecord {
         self.wal_digest
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros;
+
+    use super::*;
+
+    #[test]
+    fn a_label_ends_before_its_padding() {
+        let mut superblock = SuperblockRecord::new_zeroed();
+        assert_eq!(superblock.label(), b"");
+        for label in [&b"x"[..], b"a\0b", &[b'l'; LABEL_MAX]] {
+            superblock.label.fill(0);
+            superblock.label[..label.len()].copy_from_slice(label);
+            assert_eq!(superblock.label(), label);
+        }
+    }
+}

@@ -592,3 +592,64 @@ impl Framer<'_> {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::MemoryDevice;
+
+    fn log(wal_len: u64) -> Wal<MemoryDevice> {
+        let geometry = Geometry {
+            block_size: 4096,
+            spacing: 4096,
+            wal_len,
+        };
+        let mark = Mark {
+            position: 0,
+            next: 1,
+            chain: Digest::default(),
+        };
+        let device = Arc::new(MemoryDevice::new());
+        Wal::new(device, geometry, Keys::derive(&[7; 32]), 0, mark, 1)
+    }
+
+    /// So much as is written between two syncs is kept to be written once more, and no more than that.
+    #[test]
+    fn what_is_kept_until_a_sync_is_bounded() {
+        let log = log(4 << 20);
+        let kept = |log: &Wal<MemoryDevice>| {
+            let inner = log.inner.lock();
+            let held: usize = inner.unsynced.iter().map(|(_, bytes)| bytes.len()).sum();
+            assert!(held <= UNSYNCED_MAX, "{held}");
+            (held > 0, inner.unsynced_lost)
+        };
+        let mut lsn = 0;
+        for written in (0..2 * UNSYNCED_MAX).step_by(10_000) {
+            lsn = log.append(&[1; 10_000], false);
+            assert_eq!(log.persist(lsn).unwrap(), Outcome::Done);
+            let all = written + 20_000 < UNSYNCED_MAX;
+            if all || written > UNSYNCED_MAX {
+                assert_eq!(kept(&log), (all, !all), "{written}");
+            }
+        }
+        assert_eq!(log.sync(lsn).unwrap(), Outcome::Done);
+        assert_eq!((kept(&log), log.durable()), ((false, false), lsn));
+    }
+
+    #[test]
+    fn what_is_live_grows_with_records_and_goes_with_a_checkpoint() {
+        let log = log(1 << 20);
+        assert_eq!(log.live(), 0);
+        let mut before = 0;
+        for _ in 0..3 {
+            let lsn = log.append(&[1; 1_000], false);
+            assert!(log.live() >= before + 1_000, "{}", log.live());
+            log.persist(lsn).unwrap();
+            assert!(log.live() >= before + 1_000, "{}", log.live());
+            before = log.live();
+        }
+        let mark = log.freeze(false).unwrap();
+        log.retire(&mark, 2);
+        assert!(log.live() < 4_096, "{}", log.live());
+    }
+}
