@@ -557,3 +557,30 @@ impl Allocator {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::MemoryDevice;
+
+    #[test]
+    fn more_groups_than_a_root_can_list_are_told() {
+        let geometry = Geometry {
+            block_size: 512,
+            spacing: 512,
+            wal_len: 1 << 16,
+        };
+        let load = |groups| {
+            let blocks = geometry.first_block() + groups * geometry.group_blocks();
+            let (device, keys) = (MemoryDevice::new(), Keys::derive(&[7; 32]));
+            device
+                .allocate(0, geometry.offset(geometry.first_block()))
+                .unwrap();
+            let loaded = Allocator::load(&device, geometry, blocks, 0, &Digest::default(), &keys);
+            loaded.map(drop).unwrap_err().to_string()
+        };
+        let most = geometry.max_groups();
+        assert!(load(most + 1).contains("more groups than can be"));
+        assert!(load(most).contains("does not verify"), "{}", load(most));
+    }
+}

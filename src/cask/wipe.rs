@@ -371,3 +371,19 @@ fn take(runs: &mut Vec<Run>, most: u64) -> Vec<Run> {
     }
     taken
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_taken_off_the_end_one_run_in_two_where_it_must() {
+        let run = |start, len| Run { start, len };
+        let mut runs = vec![run(10, 5), run(30, 4)];
+        assert_eq!(take(&mut runs, 6), [run(30, 4), run(10, 2)]);
+        assert_eq!(runs, [run(12, 3)]);
+        assert_eq!(take(&mut runs, 0), []);
+        assert_eq!(take(&mut runs, 9), [run(12, 3)]);
+        assert_eq!(runs, []);
+    }
+}

@@ -201,4 +201,47 @@ mod tests {
             assert_eq!(superblock.label(), label);
         }
     }
+
+    fn sound() -> SuperblockRecord {
+        let mut superblock = SuperblockRecord::new_zeroed();
+        superblock.magic = MAGIC;
+        superblock.version = VERSION.into();
+        superblock.block_size = 4096.into();
+        superblock.spacing = SPACING.into();
+        superblock.blocks = 10_000.into();
+        superblock.wal_len = (1 << 20).into();
+        superblock.wal_lsn = 1.into();
+        superblock.next_number = 2.into();
+        superblock
+    }
+
+    #[test]
+    fn each_number_out_of_its_range_is_damage() {
+        SuperblockRecord::decode(&sound().encode()).unwrap();
+        let spoils: [fn(&mut SuperblockRecord); 17] = [
+            |s| s.block_size = 256.into(),
+            |s| s.block_size = 4095.into(),
+            |s| s.block_size = (2 * BLOCK_SIZE_MAX).into(),
+            |s| s.spacing = 256.into(),
+            |s| s.spacing = 4095.into(),
+            |s| s.spacing = (1 << 21).into(),
+            |s| s.blocks = (1 << 48).into(),
+            |s| s.wal_len = (1 << 40).into(),
+            |s| s.wal_len = 4095.into(),
+            |s| s.wal_position = (1 << 62).into(),
+            |s| s.wal_lsn = 0.into(),
+            |s| s.wal_lsn = (1 << 62).into(),
+            |s| s.next_number = 1.into(),
+            |s| s.next_number = NUMBER_MAX.into(),
+            |s| s.height = 33.into(),
+            |s| s.alloc_slot = 2.into(),
+            |s| s.generation = (1 << 62).into(),
+        ];
+        for (index, spoil) in spoils.iter().enumerate() {
+            let mut superblock = sound();
+            spoil(&mut superblock);
+            let decoded = SuperblockRecord::decode(&superblock.encode());
+            assert!(matches!(decoded, Err(Rejected::Damaged)), "{index}");
+        }
+    }
 }

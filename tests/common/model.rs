@@ -293,6 +293,10 @@ impl ModelFs {
                 data: inode.data.clone(),
                 xattrs: inode.xattrs.clone(),
                 same_as,
+                is_mortal: view.mortal
+                    && inode.kind == FileKind::Regular
+                    && inode.nlink == 1
+                    && inode.named.is_some(),
             },
         );
         for (name, child) in &inode.entries {

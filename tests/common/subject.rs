@@ -14,6 +14,7 @@ use caskfs::clock::{Clock, ManualClock, Timestamp};
 use caskfs::device::testing::Rng;
 use caskfs::device::{Device, MemoryDevice};
 use caskfs::format::FileKind;
+use caskfs::fs::inode::load;
 use caskfs::fs::{Caller, OpenFlags, SetAttr, SetTime};
 use caskfs::fsck;
 use caskfs::store::{Entry, Store};
@@ -37,6 +38,8 @@ pub struct DumpEntry {
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The first path that names the same inode, if this is not it.
     pub same_as: Option<Path>,
+    /// It can be over some time: its only name is the one it was given last. Said only where files have an end.
+    pub is_mortal: bool,
 }
 
 /// A whole tree, path by path.
@@ -61,6 +64,7 @@ pub fn text_entry(lines: Vec<u8>) -> DumpEntry {
         data: lines,
         xattrs: BTreeMap::new(),
         same_as: None,
+        is_mortal: false,
     }
 }
 
@@ -134,12 +138,13 @@ fn brief(entry: &DumpEntry) -> String {
         ..
     } = entry;
     format!(
-        "{kind:?} {perm:o} {uid}:{gid} links {nlink} bytes {} mtime {}.{} xattrs {} same {:?}",
+        "{kind:?} {perm:o} {uid}:{gid} links {nlink} bytes {} mtime {}.{} xattrs {} same {:?} mortal {}",
         entry.data.len(),
         mtime.secs,
         mtime.nanos,
         entry.xattrs.len(),
         entry.same_as,
+        entry.is_mortal,
     )
 }
 
@@ -646,6 +651,10 @@ impl<D: Device> StoreSubject<D> {
             data,
             xattrs,
             same_as: known,
+            is_mortal: self.mortal
+                && attr.kind == FileKind::Regular
+                && attr.nlink == 1
+                && load(&**self.store.cask(), attr.ino)?.parent != 0,
         };
         dump.insert(path.clone(), entry);
         if attr.kind == FileKind::Directory {
