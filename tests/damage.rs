@@ -25,6 +25,7 @@ use caskfs::clock::{ManualClock, Timestamp};
 use caskfs::device::testing::Rng;
 use caskfs::device::{MemoryDevice, ScratchDevice};
 use caskfs::format::key::{INDEX, ROOT};
+use caskfs::format::superblock::SuperblockRecord;
 use caskfs::format::{FileKind, Key, Kind};
 use caskfs::fs::inode::Inode;
 use caskfs::fs::{Caller, Fs, NewFile};
@@ -449,6 +450,24 @@ fn damage(world: &World, kind: &str, at: usize, len: usize, other: usize) -> Vec
         _ => unreachable!(),
     }
     image
+}
+
+/// A crash may leave copies that do not verify; a repair writes all anew.
+#[test]
+fn a_repair_makes_every_superblock_copy_good() {
+    let world = World::new(true);
+    for copy in 0..4 {
+        let mut image = world.image.clone();
+        let at = copy * SPACING as usize;
+        image[at..at + 512].fill(0);
+        let device = MemoryDevice::from_bytes(image);
+        repaired(device.clone()).unwrap();
+        let bytes = device.to_bytes();
+        for other in 0..4 {
+            let decoded = SuperblockRecord::decode(&bytes[other * SPACING as usize..]);
+            assert!(decoded.is_ok(), "copy {other} after {copy} was lost");
+        }
+    }
 }
 
 /// Of a file that is found again nobody knows whether something stood between what is left of it.

@@ -419,3 +419,32 @@ impl<D: Device> Cask<D> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cask::overlay::Overlay;
+    use crate::format::Geometry;
+    use crate::format::wal::Change;
+
+    #[test]
+    fn a_block_is_known_when_all_of_it_that_is_in_the_file_is() {
+        let geometry = Geometry {
+            block_size: 512,
+            spacing: 512,
+            wal_len: 1 << 16,
+        };
+        let mut layer = Overlay::new(geometry, 10);
+        for (at, len) in [(0, 512), (512, 100), (1_025, 511)] {
+            layer.apply(&Change::Write(3, at, &vec![1; len])).unwrap();
+        }
+        let content = layer.contents.get(&3).unwrap();
+        let known = |block, bytes| is_known(content, block, 512, bytes);
+        assert!(known(0, 3_000) && known(0, 100));
+        assert!(known(1, 612) && !known(1, 613));
+        assert!(!known(2, 1_536) && !known(3, 2_000));
+        layer.apply(&Change::Truncate(3, 1_024)).unwrap();
+        let content = layer.contents.get(&3).unwrap();
+        assert!(is_known(content, 3, 512, 2_000));
+    }
+}

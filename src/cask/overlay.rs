@@ -610,6 +610,16 @@ mod tests {
     }
 
     #[test]
+    fn to_take_away_what_stands_below_releases_it() {
+        let mut layer = layer();
+        layer.put(Key::new(3, Kind::Inode, 0), Some(Value::from([1])));
+        layer.put(Key::new(10, Kind::Inode, 0), None);
+        assert!(!layer.releases && layer.gives_up);
+        layer.put(Key::new(9, Kind::Inode, 0), None);
+        assert!(layer.releases);
+    }
+
+    #[test]
     fn nothing_below_is_asked_of_a_content_that_is_new() {
         let mut layer = layer();
         for (number, is_new) in [(9, false), (10, true)] {

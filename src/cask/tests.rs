@@ -381,6 +381,50 @@ fn what_a_reader_held_is_free_when_he_is_gone_though_nobody_writes() {
     assert!(cask.alloc.free() >= free + 15, "{free}");
 }
 
+/// The older superblock leads to blocks that may have been used again since.
+#[test]
+fn a_log_of_a_checkpoint_whose_superblock_is_lost_is_not_believed() {
+    let options = tiny(512, 300, 16);
+    let (device, cask) = fresh(&options);
+    let put = |value: u8| {
+        let (_, lsn) = cask
+            .transact(Class::Grow, |tx| tx.put(Key::inode(9), [value].as_slice()))
+            .unwrap();
+        cask.sync(lsn).unwrap();
+    };
+    put(1);
+    cask.checkpoint().unwrap();
+    put(2);
+    cask.checkpoint().unwrap();
+    put(3);
+    let generation = cask.stats().generation;
+    let geometry = cask.geometry;
+    drop(cask);
+    Cask::open(MemoryDevice::from_bytes(device.to_bytes()), spaced()).unwrap();
+    for copy in [2 * (generation & 1), 2 * (generation & 1) + 1] {
+        let at = geometry.superblock_offset(copy);
+        device.write_at(at, &[0; 512]).unwrap();
+    }
+    let error = Cask::open(device, spaced())
+        .map(drop)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("the newer superblock is lost"), "{error}");
+}
+
+#[test]
+fn what_is_allowed_adds_up() {
+    let (_, cask) = fresh(&tiny(512, 300, 16));
+    cask.transact(Class::Grow, |tx| {
+        assert_eq!(tx.allowance(), (0, 0));
+        tx.allow(1, 10);
+        tx.allow(2, 20);
+        assert_eq!(tx.allowance(), (3, 30));
+        Ok(())
+    })
+    .unwrap();
+}
+
 #[test]
 fn a_tiny_cask_has_a_log_of_eight_blocks() {
     let options = FormatOptions {

@@ -86,11 +86,19 @@ fn a_sound_cask_is_clean_with_and_without_its_log() {
     let device = busy_cask();
     let report = check(&open(&device, true), true, &mut |_| ()).unwrap();
     assert_eq!(report.findings, []);
+    assert!(!report.has_errors());
     assert_eq!(report.directories, 31);
     open(&device, false).close().unwrap();
     let report = check(&open(&device, true), true, &mut |_| ()).unwrap();
     assert_eq!(report.findings, []);
     assert!(report.data_blocks > 100 && report.pages > 3);
+}
+
+#[test]
+fn only_an_image_that_is_gone_is_given_up() {
+    let io = |error| Error::io("reading")(std::io::Error::from_raw_os_error(error));
+    assert!(is_given_up(&Error::Stale) && is_given_up(&io(libc::ESTALE)));
+    assert!(!is_given_up(&Error::NotFound) && !is_given_up(&io(libc::EIO)));
 }
 
 #[test]

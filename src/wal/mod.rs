@@ -637,6 +637,38 @@ mod tests {
     }
 
     #[test]
+    fn what_fits_can_be_written_and_little_is_left_when_nothing_does() {
+        for len in [100, 1_000, 20_000] {
+            let log = log(256 << 10);
+            let mut records = 0;
+            while log.fits(len) {
+                let lsn = log.append(&vec![1; len], false);
+                assert_eq!(
+                    log.persist(lsn).unwrap(),
+                    Outcome::Done,
+                    "{records} of {len}"
+                );
+                records += 1;
+            }
+            assert!(records * len > 128 << 10, "{records} of {len}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_stopped_acknowledges_nothing() {
+        let log = log(1 << 20);
+        let first = log.append(&[1; 100], false);
+        log.sync(first).unwrap();
+        log.fail("a test");
+        log.fail("another");
+        assert_eq!(log.failure().as_deref(), Some("a test"));
+        let lsn = log.append(&[1; 100], false);
+        assert!(matches!(log.persist(lsn), Err(Error::Failed(_))));
+        assert!(matches!(log.sync(lsn), Err(Error::Failed(_))));
+        assert!(matches!(log.settled(), Err(Error::Failed(_))));
+    }
+
+    #[test]
     fn what_is_live_grows_with_records_and_goes_with_a_checkpoint() {
         let log = log(1 << 20);
         assert_eq!(log.live(), 0);

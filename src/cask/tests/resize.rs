@@ -128,8 +128,15 @@ fn a_filled_cask_has_its_new_blocks_written() {
         ..tiny(512, 300, 16)
     };
     let (device, cask) = fresh(&options);
+    let numbers = contents(&cask, 8, 2_000);
+    cask.checkpoint().unwrap();
     assert!(cask.resize_blocks(None).is_err());
     cask.resize_blocks(Some(500)).unwrap();
     assert_eq!(device.to_bytes().len(), 500 * 512);
     assert!(cask.stats().fill);
+    for (number, at) in numbers.into_iter().zip(0..) {
+        let mut found = vec![0; 2_000];
+        cask.read_content(number, 0, &mut found).unwrap();
+        assert_eq!(found, vec![at as u8 | 1; 2_000]);
+    }
 }
