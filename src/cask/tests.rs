@@ -412,6 +412,40 @@ fn a_log_of_a_checkpoint_whose_superblock_is_lost_is_not_believed() {
     assert!(error.contains("the newer superblock is lost"), "{error}");
 }
 
+/// A later frame calls what is damaged durable.
+#[test]
+fn damage_of_a_record_that_was_durable_is_told() {
+    let options = tiny(512, 300, 16);
+    let (device, cask) = fresh(&options);
+    let before = device.to_bytes();
+    let mut starts = Vec::new();
+    for value in 0..4_u8 {
+        let (_, lsn) = cask
+            .transact(Class::Grow, |tx| {
+                tx.put(Key::inode(9), [value; 40].as_slice())
+            })
+            .unwrap();
+        cask.sync(lsn).unwrap();
+        let (wal, bytes) = (cask.geometry.wal_offset() as usize, device.to_bytes());
+        let ring = wal..wal + cask.geometry.wal_len as usize;
+        let last = bytes[ring.clone()].iter().rposition(|b| *b != 0).unwrap();
+        starts.push(wal + last);
+        assert!(before[ring].iter().all(|b| *b == 0));
+    }
+    drop(cask);
+    let mut bytes = device.to_bytes();
+    // In the second: the third says that it was durable, the fourth that the third was.
+    bytes[starts[1]] ^= 1;
+    let opened = Cask::open(MemoryDevice::from_bytes(bytes), spaced()).unwrap();
+    let why = opened.read_only().unwrap().to_owned();
+    assert!(why.contains("confirmed durable does not verify"), "{why}");
+    // What nobody called durable was cut off by the crash.
+    let mut bytes = device.to_bytes();
+    bytes[starts[3]] ^= 1;
+    let opened = Cask::open(MemoryDevice::from_bytes(bytes), spaced()).unwrap();
+    assert!(opened.read_only().is_none());
+}
+
 #[test]
 fn what_is_allowed_adds_up() {
     let (_, cask) = fresh(&tiny(512, 300, 16));

@@ -350,3 +350,47 @@ fn adopt<D: Device>(tx: &mut Tx<'_, D>, number: Number, now: Timestamp) -> Resul
         home.nlink += u32::from(is_dir);
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cask::{FormatOptions, OpenOptions};
+    use crate::device::MemoryDevice;
+    use crate::fs::namespace::{self, NewFile};
+
+    #[test]
+    fn a_name_that_goes_is_no_more_the_last_that_its_file_was_given() {
+        let device = MemoryDevice::new();
+        let options = FormatOptions {
+            blocks: Some(6000),
+            secret: [5; 32],
+            ..FormatOptions::default()
+        };
+        Cask::format(&device, &options).unwrap();
+        let cask = Cask::open(device, OpenOptions::default()).unwrap();
+        let now = Timestamp::from_secs(5);
+        for (kind, is_forgotten) in [(FileKind::Regular, true), (FileKind::Directory, false)] {
+            let new = NewFile {
+                kind,
+                perm: 0o755,
+                uid: 0,
+                gid: 0,
+                rdev: 0,
+            };
+            let (inode, _) = cask
+                .transact(Class::Grow, |tx| {
+                    namespace::make(tx, ROOT, b"name", &new, now)
+                })
+                .unwrap();
+            let name = Name {
+                dir: ROOT,
+                hash: cask.name_hash(b"name"),
+                name: b"name".to_vec(),
+            };
+            Fix::DropName(name).apply(&cask, now).unwrap();
+            assert!(namespace::find(&cask, ROOT, b"name").is_err());
+            let parent = load(&cask, inode.number).unwrap().parent;
+            assert_eq!(parent == 0, is_forgotten, "{kind:?}: {parent}");
+        }
+    }
+}
