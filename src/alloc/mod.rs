@@ -564,6 +564,27 @@ mod tests {
     use crate::device::MemoryDevice;
 
     #[test]
+    fn what_is_free_is_unused_whether_the_host_holds_room_or_not() {
+        let geometry = Geometry {
+            block_size: 512,
+            spacing: 512,
+            wal_len: 1 << 16,
+        };
+        let first = geometry.first_block();
+        let allocator = Allocator::empty(geometry, first + 400);
+        let taken = allocator.allocate(10).unwrap();
+        let count = |runs: &[Run]| runs.iter().map(|run| run.len).sum::<u64>();
+        let free = allocator.free();
+        let unused = allocator.unused(first, 400);
+        assert_eq!(count(&unused), free);
+        let apart = |run: &Run| run.start + run.len <= taken.start || run.start >= taken.start + 10;
+        assert!(unused.iter().all(apart), "{unused:?}, {taken:?}");
+        allocator.assume_absent();
+        assert!(allocator.free() < free);
+        assert_eq!(count(&allocator.unused(first, 400)), free);
+    }
+
+    #[test]
     fn more_groups_than_a_root_can_list_are_told() {
         let geometry = Geometry {
             block_size: 512,

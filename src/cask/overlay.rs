@@ -610,6 +610,18 @@ mod tests {
     }
 
     #[test]
+    fn a_long_extent_costs_each_of_its_checksums() {
+        let geometry = Geometry {
+            block_size: 4096,
+            spacing: 65_536,
+            wal_len: 1 << 20,
+        };
+        let mut layer = Overlay::new(geometry, 10);
+        layer.place(3, 0, extent(1_000, 200)).unwrap();
+        assert!(layer.cost.bytes >= 4 * 200, "{:?}", layer.cost);
+    }
+
+    #[test]
     fn to_take_away_what_stands_below_releases_it() {
         let mut layer = layer();
         layer.put(Key::new(3, Kind::Inode, 0), Some(Value::from([1])));

@@ -447,6 +447,42 @@ fn damage_of_a_record_that_was_durable_is_told() {
 }
 
 #[test]
+fn what_is_pending_is_set_aside() {
+    let (_, cask) = fresh(&tiny(512, 600, 16));
+    let idle = cask.set_aside(&cask.state.read());
+    cask.transact(Class::Grow, |tx| {
+        let number = tx.new_number();
+        tx.write(number, 0, &[1; 20 * 512]);
+        Ok(())
+    })
+    .unwrap();
+    let busy = cask.set_aside(&cask.state.read());
+    assert!(idle > 1 && busy >= idle + 20, "{idle}, then {busy}");
+    // Nobody wants anything overwritten.
+    assert!(!cask.abandoned.lock().wiped);
+}
+
+#[test]
+fn a_block_with_no_more_than_fits_stands_in_the_tree() {
+    let (_, cask) = fresh(&tiny(512, 600, 16));
+    let most = cask.geometry.inline_max();
+    for (len, is_inline) in [(most, true), (most + 1, false)] {
+        let (number, _) = cask
+            .transact(Class::Grow, |tx| {
+                let number = tx.new_number();
+                tx.write(number, 0, &vec![1; len]);
+                Ok(number)
+            })
+            .unwrap();
+        cask.checkpoint().unwrap();
+        let item = cask.get(&Key::new(number, Kind::Data, 0)).unwrap().unwrap();
+        let record = crate::format::content::ContentRecord::decode(&item).unwrap();
+        let found = matches!(record, crate::format::content::ContentRecord::Inline(_));
+        assert_eq!(found, is_inline, "{len} bytes");
+    }
+}
+
+#[test]
 fn what_is_allowed_adds_up() {
     let (_, cask) = fresh(&tiny(512, 300, 16));
     cask.transact(Class::Grow, |tx| {

@@ -649,3 +649,26 @@ impl<D: Device> Read for Tx<'_, D> {
         self.cask.block_size()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cask::{FormatOptions, OpenOptions};
+    use crate::device::MemoryDevice;
+
+    #[test]
+    fn what_was_staged_is_admitted_with_each_of_its_checksums() {
+        let device = MemoryDevice::new();
+        Cask::format(&device, &FormatOptions::default()).unwrap();
+        let cask = Cask::open(device, OpenOptions::default()).unwrap();
+        let data = vec![7; 800 * 4096];
+        let staged = cask.stage(0, &data).unwrap();
+        cask.transact(Class::Grow, |tx| {
+            let number = tx.new_number();
+            tx.write_staged(number, &staged);
+            assert!(tx.cost.bytes >= 4 * 800, "{:?}", tx.cost);
+            Ok(())
+        })
+        .unwrap();
+    }
+}

@@ -94,6 +94,81 @@ fn a_sound_cask_is_clean_with_and_without_its_log() {
     assert!(report.data_blocks > 100 && report.pages > 3);
 }
 
+/// Two directories that contain each other lead nowhere; the one with the least number is taken out.
+#[test]
+fn a_ring_of_directories_is_told_and_opened() {
+    use crate::fs::{directory, inode, namespace};
+    let device = busy_cask();
+    let cask = Arc::new(open(&device, false));
+    let clock = Arc::new(ManualClock::new(Timestamp::from_secs(5)));
+    let fs = Fs::new(Arc::clone(&cask), clock).unwrap();
+    let outer = fs.lookup(1, b"d10").unwrap().number;
+    let new = NewFile {
+        kind: FileKind::Directory,
+        perm: 0o755,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+    };
+    let inner = fs.make(outer, b"inner", &new).unwrap().0.number;
+    cask.transact(Class::Replace, |tx| {
+        let mut moved = inode::load(tx, outer)?;
+        directory::remove(tx, 1, b"d10")?;
+        directory::insert(tx, inner, b"d10", &mut moved)?;
+        inode::save(tx, &moved)
+    })
+    .unwrap();
+    cask.close().unwrap();
+    drop((fs, cask));
+    let detached = |device: &MemoryDevice| {
+        let report = check(&open(device, true), false, &mut |_| ()).unwrap();
+        let found = report.findings.iter().filter(|f| f.code == "detached");
+        found.count()
+    };
+    assert_eq!(detached(&device), 2);
+    let options = OpenOptions::default();
+    let now = Timestamp::from_secs(9);
+    let repair = repair(device.clone(), options, true, now, &mut |_| ()).unwrap();
+    assert_eq!(repair.left.findings, []);
+    assert_eq!(detached(&device), 0);
+    let cask = open(&device, true);
+    let lost = namespace::find(&cask, 1, b"lost+found").unwrap().0;
+    let found = namespace::path_of(&cask, inner).unwrap().unwrap();
+    assert!(found.starts_with(b"lost+found/") && found.ends_with(b"/inner"));
+    assert_eq!(inode::load(&cask, outer).unwrap().parent, lost);
+}
+
+/// A counter that fell behind is no reason to give up files.
+#[test]
+fn a_file_with_a_number_not_given_out_yet_is_kept() {
+    use crate::fs::inode;
+    let device = busy_cask();
+    let cask = open(&device, false);
+    let number = cask.counters().1 + 3;
+    cask.transact(Class::Replace, |tx| {
+        let like = crate::fs::namespace::lookup(tx, 1, b"f1")?;
+        let late = inode::Inode {
+            number,
+            content: number,
+            size: 0,
+            ..like
+        };
+        inode::save(tx, &late)
+    })
+    .unwrap();
+    cask.close().unwrap();
+    drop(cask);
+    let options = OpenOptions::default();
+    let now = Timestamp::from_secs(9);
+    let repair = repair(device.clone(), options, true, now, &mut |_| ()).unwrap();
+    assert!(repair.fixed.iter().any(|found| found.code == "number") || repair.is_needed());
+    assert_eq!(repair.left.findings, []);
+    let cask = open(&device, true);
+    let kept = inode::load(&cask, number).unwrap();
+    assert_eq!((kept.nlink, kept.size), (1, 0));
+    assert!(cask.counters().1 > number);
+}
+
 #[test]
 fn only_an_image_that_is_gone_is_given_up() {
     let io = |error| Error::io("reading")(std::io::Error::from_raw_os_error(error));
