@@ -23,10 +23,11 @@ use caskfs::Error;
 use caskfs::cask::{Cask, Class, FormatOptions, OpenOptions, Read};
 use caskfs::clock::{ManualClock, Timestamp};
 use caskfs::device::testing::Rng;
-use caskfs::device::{MemoryDevice, ScratchDevice};
+use caskfs::device::{Device, MemoryDevice, ScratchDevice};
 use caskfs::format::key::{INDEX, ROOT};
+use caskfs::format::page::Page;
 use caskfs::format::superblock::SuperblockRecord;
-use caskfs::format::{FileKind, Key, Kind};
+use caskfs::format::{FileKind, Geometry, Key, Kind};
 use caskfs::fs::inode::Inode;
 use caskfs::fs::{Caller, Fs, NewFile};
 use caskfs::fsck::{self, Report};
@@ -329,7 +330,7 @@ fn alive(device: &MemoryDevice) -> Result<(), String> {
     }
 }
 
-fn repaired<D: caskfs::device::Device>(device: D) -> Result<Vec<String>, Error> {
+fn repaired<D: Device>(device: D) -> Result<Vec<String>, Error> {
     let repair = fsck::repair(device, options(false), true, NOW, &mut |_| {})?;
     let opened = repair
         .opened
@@ -468,6 +469,64 @@ fn a_repair_makes_every_superblock_copy_good() {
             assert!(decoded.is_ok(), "copy {other} after {copy} was lost");
         }
     }
+}
+
+/// What is lost of a long file is an error to its last block, however many items mark it.
+#[test]
+fn a_leaf_of_a_long_file_that_is_lost_leaves_no_zeros() {
+    let world = World::new(false);
+    let device = MemoryDevice::from_bytes(world.image.clone());
+    let fs = fs_on(&device, false).unwrap();
+    let kind = new(FileKind::Regular);
+    let file = fs.make(ROOT, b"long", &kind).unwrap().0.number;
+    let data: Vec<u8> = (0..160).flat_map(|block| [block as u8 | 1; 512]).collect();
+    fs.write(&ME, file, Some(0), &data).unwrap();
+    fs.cask().checkpoint().unwrap();
+    fs.cask().close().unwrap();
+    drop(fs);
+    let image = device.to_bytes();
+    let (mut leaves, mut most) = (0, 0);
+    for (block, bytes) in image.chunks_exact(512).enumerate() {
+        let first = Geometry {
+            block_size: 512,
+            spacing: SPACING,
+            wal_len: 32 * 512,
+        }
+        .first_block() as usize;
+        let page = Page::parse(bytes.into(), block as u64, 0, 0);
+        let holds = |page: &Page| {
+            (0..page.len())
+                .filter_map(|at| page.key(at))
+                .filter(|key| key.number == file && key.kind == Kind::Data)
+                .count()
+        };
+        if block < first || page.as_ref().map_or(0, holds) == 0 {
+            continue;
+        }
+        leaves += 1;
+        let device = MemoryDevice::from_bytes(image.clone());
+        device
+            .write_at(block as u64 * 512 + 100, &[0xa5; 40])
+            .unwrap();
+        repaired(device.clone()).unwrap();
+        let fs = fs_on(&device, true).unwrap();
+        let (mut buf, mut lost) = (Vec::new(), 0);
+        let Ok(file) = fs.lookup(ROOT, b"long") else {
+            continue;
+        };
+        for (at, wanted) in data.chunks_exact(512).enumerate() {
+            match fs.read(file.number, at as u64 * 512, 512, &mut buf) {
+                Ok(()) if buf.is_empty() => {}
+                Ok(()) => assert!(buf == wanted, "leaf {block}, block {at} of the file"),
+                Err(_) => lost += 1,
+            }
+        }
+        most = most.max(lost);
+    }
+    assert!(
+        leaves > 1 && most > 2 * 27,
+        "{leaves} leaves, {most} blocks lost"
+    );
 }
 
 /// Of a file that is found again nobody knows whether something stood between what is left of it.

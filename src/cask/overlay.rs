@@ -619,6 +619,11 @@ mod tests {
         let mut layer = Overlay::new(geometry, 10);
         layer.place(3, 0, extent(1_000, 200)).unwrap();
         assert!(layer.cost.bytes >= 4 * 200, "{:?}", layer.cost);
+        // One that takes three items.
+        let before = layer.cost;
+        layer.place(4, 0, extent(1_000, 600)).unwrap();
+        let more = layer.cost.minus(before).bytes;
+        assert!(more >= 4 * 600 + 3 * CONTENT_OVERHEAD as u64, "{more}");
     }
 
     #[test]
