@@ -46,6 +46,8 @@ pub(super) struct Budget {
     pub files: usize,
     /// Names read before their files are looked at.
     pub gathered: usize,
+    /// Nobody waits for it: others go first, and room is made before they need it.
+    pub at_leisure: bool,
 }
 
 impl Budget {
@@ -55,6 +57,7 @@ impl Budget {
             looks: usize::MAX,
             files: usize::MAX,
             gathered: GATHERED,
+            at_leisure: false,
         }
     }
 }
@@ -103,9 +106,15 @@ impl<D: Device> Store<D> {
                 }
                 let batch = self.pick(course, budget, due);
                 if !batch.is_empty() {
+                    if budget.at_leisure && self.cask.is_crowded() {
+                        self.cask.checkpoint()?;
+                    }
                     let gone = self.remove_files(dir, &batch, due)?;
                     budget.files = budget.files.saturating_sub(gone.names.len());
                     tell(gone);
+                    if budget.at_leisure {
+                        self.cask.give_way();
+                    }
                 }
             }
             if course.ended {
@@ -163,9 +172,6 @@ impl<D: Device> Store<D> {
 
     /// Removes those of the files that are due.
     fn remove_files(&self, dir: Number, files: &[(Number, u64)], due: &Due<'_>) -> Result<Gone> {
-        if self.cask.is_crowded() {
-            self.cask.checkpoint()?;
-        }
         let whole = self.cask.transact(Class::Release, |tx| {
             let mut names = Vec::new();
             for file in files {
@@ -191,7 +197,6 @@ impl<D: Device> Store<D> {
             }
             Err(error) => return Err(error),
         };
-        self.cask.give_way();
         Ok(gone)
     }
 

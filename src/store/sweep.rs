@@ -62,6 +62,7 @@ impl<D: Device> Store<D> {
                 looks: LOOKED_AT_ONCE,
                 files: REMOVED_AT_ONCE,
                 gathered: GATHERED,
+                at_leisure: true,
             };
             self.sweep_all(now, &mut budget, false)
         });
@@ -85,6 +86,7 @@ impl<D: Device> Store<D> {
             looks: LOOKED_FOR_ROOM,
             files: REMOVED_FOR_ROOM,
             gathered: GATHERED_FOR_ROOM,
+            at_leisure: true,
         };
         self.sweep_all(self.now(), &mut budget, true)?;
         Ok(budget.files < REMOVED_FOR_ROOM || budget.looks == 0)
@@ -105,7 +107,10 @@ impl<D: Device> Store<D> {
 
     /// Removes all that is over in a directory; answers how much that was.
     pub(super) fn sweep_directory(&self, dir: Number) -> Result<usize> {
-        let mut budget = Budget::all();
+        let mut budget = Budget {
+            at_leisure: true,
+            ..Budget::all()
+        };
         self.sweep_some(dir, &mut Course::default(), self.now(), &mut budget)?;
         Ok(usize::MAX - budget.files)
     }
