@@ -144,8 +144,10 @@ pub struct Cutter {
     cuts: Vec<Cut>,
     next: u64,
     last: Option<Instant>,
-    /// Pairs of cuts of one name within a millisecond.
+    /// Pairs of cuts of one name, the second as soon as there was a record to cut.
     pub pairs: u64,
+    /// Those of them that were within a millisecond; a busy machine may have none.
+    pub close: u64,
     /// Operations that had returned and were not there after a crash.
     pub undone: u64,
     /// Errors of compressing or deleting.
@@ -167,6 +169,7 @@ impl Cutter {
             next: 0,
             last: None,
             pairs: 0,
+            close: 0,
             undone: 0,
             troubles: Vec::new(),
         }
@@ -211,13 +214,14 @@ impl Cutter {
                 let mut made = Vec::new();
                 while outcome.is_ok()
                     && made.len() <= usize::from(twice)
-                    && start.elapsed() < Duration::from_millis(2)
+                    && start.elapsed() < Duration::from_millis(if twice { 20 } else { 2 })
                 {
                     match self.cut(name) {
                         Ok(job) => made.extend(job),
                         Err(error) => outcome = Err(error),
                     }
                 }
+                self.pairs += u64::from(made.len() == 2);
                 for job in made {
                     let _ = to_archive.send(job);
                 }
@@ -294,7 +298,7 @@ impl Cutter {
                         .last
                         .is_some_and(|last| now - last < Duration::from_millis(1))
                 {
-                    self.pairs += 1;
+                    self.close += 1;
                 }
                 self.last = Some(now);
                 self.next += 1;
