@@ -24,7 +24,7 @@ use crate::format::superblock::{FLAG_FIXED, SuperblockRecord};
 use crate::format::wal::decode_crcs;
 use crate::format::{Geometry, Key, Kind};
 use crate::sync::atomic::Ordering;
-use crate::tree::{Edit, PageStore, Root, Value, merge, prune};
+use crate::tree::{Cursor, Edit, FIRST_KEY, PageStore, Root, Value, merge, prune};
 use crate::wal::Mark;
 
 /// Neighbouring blocks are gathered into writes of up to this many bytes.
@@ -376,14 +376,26 @@ fn keep(
 impl<D: Device> Build<'_, D> {
     /// All edits of the overlay, in order. Content goes to its blocks on the way.
     fn edits(&mut self, overlay: &Overlay, snapshot: &Snapshot) -> Result<Vec<Edit>> {
-        let mut edits: BTreeMap<Key, Option<Value>> = overlay.items.clone();
+        let edit = |(key, value)| Edit { key, value };
+        let items = overlay.items.iter();
+        let items = items.map(|(key, value)| edit((*key, value.clone())));
+        let mut edits: Vec<Edit> = items.collect();
+        let mut old = self.cask.tree.range(&snapshot.root, FIRST_KEY, FIRST_KEY);
         for (number, content) in &overlay.contents {
-            self.content(*number, content, snapshot, &mut edits)?;
+            let mut own = BTreeMap::new();
+            self.content(*number, content, snapshot, &mut old, &mut own)?;
+            edits.extend(own.into_iter().map(edit));
         }
-        Ok(edits
-            .into_iter()
-            .map(|(key, value)| Edit { key, value })
-            .collect())
+        // Two runs in order. Content has a kind of its own; if a log says otherwise, what was made last counts.
+        edits.sort_by_key(|edit| edit.key);
+        edits.dedup_by(|later, edit| {
+            let same = later.key == edit.key;
+            if same {
+                std::mem::swap(later, edit);
+            }
+            same
+        });
+        Ok(edits)
     }
 
     fn content(
@@ -391,6 +403,7 @@ impl<D: Device> Build<'_, D> {
         number: Number,
         content: &Content,
         snapshot: &Snapshot,
+        old: &mut Cursor<'_, D>,
         edits: &mut BTreeMap<Key, Option<Value>>,
     ) -> Result<()> {
         let mut pieces: BTreeMap<u64, Piece> = BTreeMap::new();
@@ -431,7 +444,7 @@ impl<D: Device> Build<'_, D> {
         if let Some(floor) = content.floor {
             gone.push(floor..u64::MAX);
         }
-        self.replace(number, gone, snapshot, edits)?;
+        self.replace(number, gone, old, edits)?;
         self.put_pieces(number, pieces, edits);
         Ok(())
     }
@@ -538,7 +551,7 @@ impl<D: Device> Build<'_, D> {
         &mut self,
         number: Number,
         mut gone: Vec<Range<u64>>,
-        snapshot: &Snapshot,
+        cursor: &mut Cursor<'_, D>,
         edits: &mut BTreeMap<Key, Option<Value>>,
     ) -> Result<()> {
         gone.sort_by_key(|range| range.start);
@@ -554,7 +567,7 @@ impl<D: Device> Build<'_, D> {
             let before = self.cask.geometry.extent_max() - 1;
             let at = |block| Key::new(number, Kind::Data, block);
             let (from, to) = (range.start.saturating_sub(before), range.end - 1);
-            let mut cursor = self.cask.tree.range(&snapshot.root, at(from), at(to));
+            cursor.go_to(at(from), at(to));
             while let Some((key, value)) = cursor.next()? {
                 let old = match ContentRecord::decode(value) {
                     Ok(ContentRecord::Inline(_)) => Old::Inline,

@@ -47,25 +47,87 @@ pub fn check_name(name: &[u8]) -> Result<()> {
 }
 
 fn bucket(r: &impl Read, dir: Number, name: &[u8]) -> Result<(Key, Vec<DirentRecord>)> {
-    let key = Key::new(dir, Kind::Dirent, r.name_hash(name));
+    same_hash(r, Key::new(dir, Kind::Dirent, r.name_hash(name)))
+}
+
+/// All names of one hash.
+fn same_hash(r: &impl Read, key: Key) -> Result<(Key, Vec<DirentRecord>)> {
     let entries = r
         .get(&key)?
         .map_or(Ok(Vec::new()), |value| DirentRecord::decode_all(&value))?;
     Ok((key, entries))
 }
 
-/// The number and kind under a name of a directory.
+/// A name of a directory, with the others of its hash: what is found is not looked for again to be removed.
+pub struct Named {
+    key: Key,
+    /// The name, and to what it leads.
+    pub entry: DirentRecord,
+    others: Vec<DirentRecord>,
+}
+
+impl Named {
+    fn new(
+        (key, mut entries): (Key, Vec<DirentRecord>),
+        is_it: impl FnMut(&DirentRecord) -> bool,
+    ) -> Option<Self> {
+        let at = entries.iter().position(is_it)?;
+        Some(Self {
+            key,
+            entry: entries.remove(at),
+            others: entries,
+        })
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> Number {
+        self.key.number
+    }
+
+    /// Hash of the name.
+    pub fn hash(&self) -> u64 {
+        self.key.offset
+    }
+
+    /// Takes the name out of the directory's items. Nothing of it may have changed since it was found.
+    ///
+    /// # Errors
+    /// Those of staging.
+    pub fn remove<D: Device>(&self, tx: &mut Tx<'_, D>) -> Result<()> {
+        if self.others.is_empty() {
+            tx.del(self.key);
+            Ok(())
+        } else {
+            tx.put(self.key, DirentRecord::encode_all(&self.others))
+        }
+    }
+}
+
+/// What stands under a name of a directory.
 ///
 /// # Errors
 /// [`Error::NotFound`]; as [`check_name`].
-pub fn find(r: &impl Read, dir: Number, name: &[u8]) -> Result<(Number, FileKind)> {
+pub fn named(r: &impl Read, dir: Number, name: &[u8]) -> Result<Named> {
     check_name(name)?;
-    let (_, entries) = bucket(r, dir, name)?;
-    let entry = entries
-        .into_iter()
-        .find(|entry| entry.name == name)
-        .ok_or(Error::NotFound)?;
-    Ok((entry.number, entry.kind))
+    Named::new(bucket(r, dir, name)?, |entry| entry.name == name).ok_or(Error::NotFound)
+}
+
+/// The name of this hash that leads to an inode.
+///
+/// # Errors
+/// Those of reading.
+pub fn named_by(r: &impl Read, dir: Number, hash: u64, number: Number) -> Result<Option<Named>> {
+    let same = same_hash(r, Key::new(dir, Kind::Dirent, hash))?;
+    Ok(Named::new(same, |entry| entry.number == number))
+}
+
+/// The number and kind under a name of a directory.
+///
+/// # Errors
+/// As [`named`].
+pub fn find(r: &impl Read, dir: Number, name: &[u8]) -> Result<(Number, FileKind)> {
+    let named = named(r, dir, name)?;
+    Ok((named.entry.number, named.entry.kind))
 }
 
 /// Adds a name to a directory's items, and notes in the inode that it was given last. Neither
@@ -104,16 +166,9 @@ fn add(entries: &mut Vec<DirentRecord>, entry: DirentRecord) -> Result<()> {
 /// Takes a name out of a directory's items.
 ///
 /// # Errors
-/// Those of reading.
+/// As [`named`].
 pub fn remove<D: Device>(tx: &mut Tx<'_, D>, dir: Number, name: &[u8]) -> Result<()> {
-    let (key, mut entries) = bucket(tx, dir, name)?;
-    entries.retain(|entry| entry.name != name);
-    if entries.is_empty() {
-        tx.del(key);
-        Ok(())
-    } else {
-        tx.put(key, DirentRecord::encode_all(&entries))
-    }
+    named(tx, dir, name)?.remove(tx)
 }
 
 /// Visits the entries of a directory after `cookie` (0: all, `.` and `..` first) until `visit`
@@ -210,19 +265,6 @@ pub fn files_from(
     Ok(next)
 }
 
-/// The name of this hash that leads to an inode.
-///
-/// # Errors
-/// Those of reading.
-pub fn name_by(r: &impl Read, dir: Number, hash: u64, number: Number) -> Result<Option<Vec<u8>>> {
-    let Some(value) = r.get(&Key::new(dir, Kind::Dirent, hash))? else {
-        return Ok(None);
-    };
-    let entries = DirentRecord::decode_all(&value)?;
-    let named = entries.into_iter().find(|entry| entry.number == number);
-    Ok(named.map(|entry| entry.name))
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -312,6 +354,19 @@ mod tests {
             add(&mut entries, entry(15, b"e")),
             Err(Error::NoSpace)
         ));
+    }
+
+    #[test]
+    fn what_is_found_by_its_number_leaves_the_others_of_its_hash() {
+        let items = directory();
+        let named = named_by(&items, 7, 1, 12).unwrap().unwrap();
+        assert_eq!((named.dir(), named.hash()), (7, 1));
+        assert_eq!(named.entry, entry(12, b"c"));
+        let others: Vec<Number> = named.others.iter().map(|entry| entry.number).collect();
+        assert_eq!(others, [10, 11, 13]);
+        for (hash, number) in [(1, 14), (2, 12), (HASH_MAX, 12)] {
+            assert!(named_by(&items, 7, hash, number).unwrap().is_none());
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! name it was given last; an inode without a name is listed as an orphan.
 
 use super::arrivals;
-use super::directory::{insert, remove};
+use super::directory::{Named, insert, named, remove};
 use super::inode::{Inode, SET_GID, load, load_dir, new_inode, save};
 use super::segment;
 use crate::cask::{Read, Tx};
@@ -16,7 +16,7 @@ use crate::format::key::{INDEX, Number};
 use crate::format::{FileKind, Key, Kind};
 use crate::limits::LINK_MAX;
 
-pub use super::directory::{check_name, files_from, find, name_by, names_from, read_dir};
+pub use super::directory::{check_name, files_from, find, named_by, names_from, read_dir};
 pub use super::path::{name_of, path_of};
 pub use super::rename::{Place, Renamed, rename, rename_class};
 
@@ -61,8 +61,8 @@ pub fn lookup(r: &impl Read, dir: Number, name: &[u8]) -> Result<Inode> {
 }
 
 /// Forgets the name that leads to the inode, if it is this one.
-fn unname<D: Device>(tx: &Tx<'_, D>, dir: Number, name: &[u8], inode: &mut Inode) {
-    if inode.parent == dir && inode.name_hash == tx.name_hash(name) && !inode.is_dir() {
+fn unname(dir: Number, hash: u64, inode: &mut Inode) {
+    if inode.parent == dir && inode.name_hash == hash && !inode.is_dir() {
         inode.parent = 0;
         inode.name_hash = 0;
     }
@@ -189,16 +189,34 @@ pub fn unlink<D: Device>(
     is_open: &dyn Fn(Number) -> bool,
     now: Timestamp,
 ) -> Result<Inode> {
-    let inode = lookup(tx, dir, name)?;
+    match named(tx, dir, name) {
+        Ok(named) => unlink_named(tx, &named, is_open, now),
+        // `.` and `..` are names, too; and perhaps there is no such directory.
+        Err(Error::NotFound) => lookup(tx, dir, name).and(Err(Error::IsDirectory)),
+        Err(error) => Err(error),
+    }
+}
+
+/// [`unlink`] of a name that was found.
+///
+/// # Errors
+/// [`Error::IsDirectory`]; [`Error::Stale`] when it leads nowhere.
+pub fn unlink_named<D: Device>(
+    tx: &mut Tx<'_, D>,
+    name: &Named,
+    is_open: &dyn Fn(Number) -> bool,
+    now: Timestamp,
+) -> Result<Inode> {
+    let inode = load(tx, name.entry.number)?;
     if inode.is_dir() {
         return Err(Error::IsDirectory);
     }
-    let mut parent = load_dir(tx, dir)?;
-    remove(tx, dir, name)?;
+    let mut parent = load_dir(tx, name.dir())?;
+    name.remove(tx)?;
     left(&mut parent, false, now);
     save(tx, &parent)?;
     let mut less = inode;
-    unname(tx, dir, name, &mut less);
+    unname(name.dir(), name.hash(), &mut less);
     less.nlink = less.nlink.saturating_sub(1);
     less.ctime = now;
     if less.nlink > 0 {

@@ -4,7 +4,7 @@
 //! be as deep as anybody makes them; invariant: a walk ends even where directories of a damaged cask
 //! contain each other.
 
-use super::directory::name_by;
+use super::directory::named_by;
 use super::inode::{Inode, load, load_dir};
 use crate::cask::Read;
 use crate::error::{Error, Result};
@@ -77,7 +77,8 @@ pub fn name_of(r: &impl Read, inode: &Inode) -> Result<Option<Vec<u8>>> {
     if inode.parent == 0 || inode.number == ROOT {
         return Ok(None);
     }
-    name_by(r, inode.parent, inode.name_hash, inode.number)
+    let named = named_by(r, inode.parent, inode.name_hash, inode.number)?;
+    Ok(named.map(|named| named.entry.name))
 }
 
 /// The path from the root, without a leading slash, by the names given last; `None` when one of

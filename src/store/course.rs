@@ -212,13 +212,14 @@ impl<D: Device> Store<D> {
         if !self.is_due(tx, number, due)? {
             return Ok(None);
         }
-        let Some(name) = namespace::name_by(tx, dir, hash, number)? else {
+        let Some(named) = namespace::named_by(tx, dir, hash, number)? else {
             return Ok(None);
         };
-        if !(due.name)(&name) || self.bindings.find(dir, &name).is_some() {
+        let name = &named.entry.name;
+        if !(due.name)(name) || self.bindings.find(dir, name).is_some() {
             return Ok(None);
         }
-        namespace::unlink(tx, dir, &name, keep, self.now())?;
-        Ok(Some(name))
+        namespace::unlink_named(tx, &named, keep, self.now())?;
+        Ok(Some(named.entry.name))
     }
 }

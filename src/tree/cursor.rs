@@ -30,6 +30,24 @@ impl<'t, D: Device> Cursor<'t, D> {
         }
     }
 
+    /// Makes it a walk from `from` to `to`. What stands in the leaf where it is now is found without a way
+    /// down from the root.
+    pub fn go_to(&mut self, from: Key, to: Key) {
+        (self.from, self.to) = (from, to);
+        let in_leaf = self.path.len() as u32 == self.root.height;
+        if let Some((leaf, index)) = self.path.last_mut().filter(|_| in_leaf)
+            && leaf.key(0).is_some_and(|first| first <= from)
+            && leaf
+                .key(leaf.len().saturating_sub(1))
+                .is_some_and(|last| from <= last)
+        {
+            *index = leaf.lower_bound(&from);
+        } else {
+            self.path.clear();
+            self.started = false;
+        }
+    }
+
     /// Goes down from the last page of the path to the leaf that may hold `from`.
     fn descend(&mut self) -> Result<()> {
         if self.path.is_empty() {

@@ -3,14 +3,16 @@
 //! Cells stream in order through one builder a level. A subtree that no edit touches is passed on
 //! by reference as long as no builder below holds less than half a page; otherwise it is opened and
 //! its cells flow through the builders too. So every page but the last of each level is at least
-//! half full, whatever was deleted, and a merge touches no more pages than it must.
+//! half full, whatever was deleted, and a merge touches no more pages than it must. Cells wait where
+//! they stand: they are copied once, from the old page to the new one.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
 
-use super::{Root, Tree, Value, top_level};
+use super::{Node, Root, Tree, Value, top_level};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::format::page::{CELL_OVERHEAD, Page, PagePtr};
+use crate::format::page::{CELL_OVERHEAD, CHILD_LEN, Page, PagePtr};
 use crate::format::{Geometry, Key};
 
 /// No key is less.
@@ -35,10 +37,38 @@ pub trait PageStore {
     fn free(&mut self, block: u64);
 }
 
+/// What a cell that waits for a page holds.
+enum Content {
+    /// A new item.
+    Item(Value),
+    /// What stands at this index of a page of the old version.
+    Old(Arc<Node>, usize),
+    /// A reference to a page.
+    Child([u8; CHILD_LEN]),
+}
+
+impl Content {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Item(value) => value,
+            Self::Old(page, index) => page.cell(*index).map_or(&[], |(_, value)| value),
+            Self::Child(bytes) => bytes,
+        }
+    }
+}
+
+/// A cell that waits for a page.
+struct Cell {
+    key: Key,
+    content: Content,
+    /// Bytes that it takes of a page.
+    bytes: usize,
+}
+
 /// The cells waiting for a page of one level.
 #[derive(Default)]
 struct Builder {
-    cells: VecDeque<(Key, Value)>,
+    cells: VecDeque<Cell>,
     bytes: usize,
     /// The key that was given last.
     last: Option<Key>,
@@ -48,26 +78,30 @@ impl Builder {
     /// # Errors
     /// [`Error::Corrupt`] when the keys do not ascend: of a tree that lies about them no page is written that
     /// could not be read.
-    fn push(&mut self, key: Key, value: Value) -> Result<()> {
+    fn push(&mut self, key: Key, content: Content) -> Result<()> {
         if self.last.is_some_and(|last| last >= key) {
             return Err(Error::corrupt("a tree whose keys are out of order", 0));
         }
         self.last = Some(key);
-        self.bytes += CELL_OVERHEAD + value.len();
-        self.cells.push_back((key, value));
+        let bytes = CELL_OVERHEAD + content.bytes().len();
+        self.bytes += bytes;
+        self.cells.push_back(Cell {
+            key,
+            content,
+            bytes,
+        });
         Ok(())
     }
 
     /// How many cells, from the front, fill at most `limit` bytes.
     fn fitting(&self, limit: usize) -> (usize, usize) {
         let (mut count, mut bytes) = (0, 0);
-        for (_, value) in &self.cells {
-            let cell = CELL_OVERHEAD + value.len();
-            if bytes + cell > limit {
+        for cell in &self.cells {
+            if bytes + cell.bytes > limit {
                 break;
             }
             count += 1;
-            bytes += cell;
+            bytes += cell.bytes;
         }
         (count, bytes)
     }
@@ -162,23 +196,19 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
             .front()
             .is_some_and(|edit| upper.is_none_or(|upper| edit.key < upper));
         if !touched && self.settle(level)? {
-            return self.push(
-                usize::from(level) + 1,
-                lower,
-                Value::from(ptr.encode().as_slice()),
-            );
+            return self.push(usize::from(level) + 1, lower, Content::Child(ptr.encode()));
         }
         let page = self.tree.take(ptr, level)?;
         self.store.free(ptr.block);
         self.pages = self.pages.saturating_sub(1);
         for index in 0..page.len() {
             if level == 0 {
-                let Some((key, value)) = page.cell(index) else {
+                let Some(key) = page.key(index) else {
                     continue;
                 };
                 self.emit_until(Some(key))?;
                 if self.edits.front().is_none_or(|edit| edit.key != key) {
-                    self.push(0, key, Value::from(value))?;
+                    self.push(0, key, Content::Old(Arc::clone(&page), index))?;
                 }
             } else {
                 let Some((key, child)) = page.child(index) else {
@@ -198,14 +228,14 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
             .pop_front_if(|edit| key.is_none_or(|key| edit.key < key))
         {
             if let Some(value) = edit.value {
-                self.push(0, edit.key, value)?;
+                self.push(0, edit.key, Content::Item(value))?;
             }
         }
         Ok(())
     }
 
     /// Adds a cell to the builder of `level`, writing out a page when two are full.
-    fn push(&mut self, level: usize, key: Key, value: Value) -> Result<()> {
+    fn push(&mut self, level: usize, key: Key, content: Content) -> Result<()> {
         while self.builders.len() <= level {
             self.builders.push(Builder::default());
         }
@@ -213,7 +243,7 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
         let Some(builder) = self.builders.get_mut(level) else {
             return Ok(());
         };
-        builder.push(key, value)?;
+        builder.push(key, content)?;
         if builder.bytes > 2 * payload {
             let (count, bytes) = builder.fitting(payload);
             self.write_page(level, count, bytes)?;
@@ -261,23 +291,24 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
         let Some(builder) = self.builders.get_mut(level) else {
             return Ok(());
         };
-        let cells: Vec<(Key, Value)> = builder.cells.drain(..count).collect();
-        builder.bytes -= bytes;
-        let first = cells.first().ok_or_else(too_large)?.0;
+        let mut cells = builder.cells.range(..count).peekable();
+        let first = cells.peek().ok_or_else(too_large)?.key;
         let page = Page::build(
             self.geometry.block_len(),
             u8::try_from(level).map_err(|_| too_large())?,
             block,
             self.generation,
-            cells.iter().map(|(key, value)| (*key, &**value)),
+            cells.map(|cell| (cell.key, cell.content.bytes())),
         )?;
+        builder.cells.drain(..count);
+        builder.bytes -= bytes;
         let ptr = PagePtr {
             block,
             crc: crate::format::checksum::crc(page.bytes()),
         };
         self.store.write(ptr, page)?;
         self.pages += 1;
-        self.push(level + 1, first, Value::from(ptr.encode().as_slice()))
+        self.push(level + 1, first, Content::Child(ptr.encode()))
     }
 
     /// Writes out what is left, level by level; the last single reference is the root.
@@ -295,7 +326,7 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
                 let page = builder
                     .cells
                     .front()
-                    .and_then(|(_, value)| PagePtr::decode(value));
+                    .and_then(|cell| PagePtr::decode(cell.content.bytes()));
                 return self.shrink(page, level as u32);
             }
             self.close(level)?;

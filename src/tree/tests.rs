@@ -190,6 +190,29 @@ proptest! {
         }
     }
 
+    /// A cursor that is sent elsewhere is as good as a new one, wherever it was.
+    #[test]
+    fn a_cursor_goes_anywhere(
+        steps in proptest::collection::vec(step(100), 1..200),
+        ways in proptest::collection::vec((0..420_u64, 0..60_u64, 0..8_usize), 1..30),
+    ) {
+        let mut w = World::new(512);
+        w.merge(&steps);
+        let mut cursor = w.tree.range(&w.root, FIRST_KEY, FIRST_KEY);
+        for (from, len, reads) in ways {
+            cursor.go_to(key(from), key(from + len));
+            let mut wanted = w.map.range(from..=from + len);
+            for _ in 0..reads {
+                let found = cursor.next().unwrap().map(|(key, value)| (key.number, value.to_vec()));
+                let wanted = wanted.next().map(|(number, value)| (*number, value.clone()));
+                prop_assert_eq!(&found, &wanted);
+                if found.is_none() {
+                    break;
+                }
+            }
+        }
+    }
+
     /// One edit at a time is where a bound for each edit is nearest.
     #[test]
     fn single_edits_are_within_their_bound(
@@ -204,6 +227,21 @@ proptest! {
             prop_assert!(w.root.pages <= bound.pages, "{:?}, {bound:?}", w.root);
         }
         w.check();
+    }
+}
+
+/// No page is written for an item that fits in none, and the merge ends.
+#[test]
+fn an_item_larger_than_a_page_is_refused() {
+    for before in [0, 30] {
+        let mut w = World::new(512);
+        w.merge(&[Step::Put(1, before)]);
+        let edits = vec![Edit {
+            key: key(2),
+            value: Some(Value::from(vec![0; 2 * MOST])),
+        }];
+        let outcome = merge(&w.tree, &w.root, 9, edits, &mut w.pages);
+        assert!(matches!(outcome, Err(Error::Corrupt(_))), "{outcome:?}");
     }
 }
 

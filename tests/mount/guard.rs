@@ -477,6 +477,16 @@ impl Cask {
             .unwrap()
     }
 
+    /// The time that the daemon's threads have had of the processors.
+    pub fn processor_time(&self) -> Duration {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        let spent = tasks.map(|task| {
+            let stat = fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap();
+            stat.split(' ').next().unwrap().parse::<u64>().unwrap()
+        });
+        Duration::from_nanos(spent.sum())
+    }
+
     /// Kills the daemon with SIGKILL and takes the dead mount away. Whoever has files open in the
     /// mount must let go of them by himself.
     pub fn kill9(&mut self) {

@@ -235,6 +235,64 @@ fn many_that_end_at_once_stall_no_writer_and_survive_a_kill() {
     cask.fsck();
 }
 
+/// Removal costs about the same a file among how many others there are: processor time of the daemon in
+/// all, by the file, in directories of 10,000 and of `CASKFS_EXPIRE` (20,000) of the same cask.
+#[test]
+fn the_cost_of_removal_does_not_grow_with_the_number() {
+    const FEW: u64 = 10_000;
+    let Some(mut cask) = Cask::mounted_alone(&[]) else {
+        return;
+    };
+    let count = setting("CASKFS_EXPIRE", 20_000);
+    let save = |name: &str, count: u64| {
+        let dir = cask.path("sessions").join(name);
+        fs::create_dir(&dir).unwrap();
+        thread::scope(|scope| {
+            for part in 0..4 {
+                let dir = &dir;
+                scope.spawn(move || {
+                    for number in (part..count).step_by(4) {
+                        fs::write(dir.join(format!("sess_{number}")), [b'x'; 200]).unwrap();
+                    }
+                });
+            }
+        });
+    };
+    let cost = |name: &str, count: u64| {
+        let dir = cask.path("sessions").join(name);
+        // What the saves left to do is done.
+        rustix::fs::syncfs(File::open(&dir).unwrap()).unwrap();
+        let before = cask.processor_time();
+        cask.set(&format!("sessions/{name}"), "ttl=1s");
+        until("all to be removed", Duration::from_secs(600), || {
+            entries(&dir) == 0
+        });
+        (cask.processor_time() - before) / count as u32
+    };
+    save("many", count);
+    let mut few: Vec<Duration> = (0..5)
+        .map(|round| {
+            let name = format!("few.{round}");
+            save(&name, FEW);
+            cost(&name, FEW)
+        })
+        .collect();
+    few.sort();
+    let (few, many) = (few[2], cost("many", count));
+    let ratio = many.as_secs_f64() / few.as_secs_f64();
+    println!(
+        "removal of {count} that are over: {many:.2?} each, {few:.2?} of {FEW} ({ratio:.2}); {} KiB at the peak",
+        cask.memory_kib("VmHWM:")
+    );
+    // Of a few it is too short a time to judge by.
+    assert!(
+        count < 1_000_000 || ratio <= 1.5,
+        "removal of {count} costs {many:?} each, of {FEW} {few:?}"
+    );
+    cask.unmount();
+    cask.fsck();
+}
+
 #[test]
 fn a_ttl_that_is_set_later_holds_for_names_that_the_kernel_knows() {
     let Some(mut cask) = Cask::mounted() else {
