@@ -22,12 +22,13 @@ use crate::tree::Value;
 /// Bytes of a content item beside its payload.
 const CONTENT_OVERHEAD: usize = CELL_OVERHEAD + 9;
 
-/// Bytes of memory of an item, of the value that it may have, of a content, and of each of its chunks, beside
-/// what is in them: most of it is what the maps and the allocator leave unused.
+/// Bytes of memory of an item, of the value that it may have, of a content, and of each of its chunks and
+/// extents, beside what is in them: most of it is what the maps and the allocator leave unused.
 const ITEM_MEMORY: u64 = 90;
 const VALUE_MEMORY: u64 = 30;
 const CONTENT_MEMORY: u64 = 180;
 const CHUNK_MEMORY: u64 = 240;
+const EXTENT_MEMORY: u64 = 400;
 
 /// What the next checkpoint may need for a set of changes, at most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -207,8 +208,9 @@ pub struct Overlay {
     filter: Filter,
     /// Contents with changes.
     pub contents: BTreeMap<Number, Content>,
-    /// How many chunks they have.
+    /// How many chunks and extents they have.
     chunks: u64,
+    extents: u64,
     /// Blocks that were in place and given up again.
     pub dropped: Vec<Run>,
     /// What a checkpoint of this layer may need.
@@ -233,6 +235,7 @@ impl Overlay {
             filter: Filter::default(),
             contents: BTreeMap::new(),
             chunks: 0,
+            extents: 0,
             dropped: Vec::new(),
             cost: Cost::default(),
             releases: false,
@@ -250,7 +253,8 @@ impl Overlay {
     pub fn memory(&self) -> u64 {
         let items = self.items.len() as u64 * ITEM_MEMORY + self.values * VALUE_MEMORY;
         let contents = self.contents.len() as u64 * CONTENT_MEMORY + self.chunks * CHUNK_MEMORY;
-        self.cost.bytes + self.cost.blocks * self.geometry.block() + items + contents
+        let extents = self.extents * EXTENT_MEMORY;
+        self.cost.bytes + self.cost.blocks * self.geometry.block() + items + contents + extents
     }
 
     /// Applies one change. Counters, growth and label are the caller's.
@@ -426,6 +430,7 @@ impl Overlay {
         self.releases |= number < self.born;
         self.cost = self.cost.plus(self.extent_cost(number, extent.len()));
         self.content(number).extents.insert(block, extent);
+        self.extents += 1;
         Ok(())
     }
 
@@ -464,7 +469,7 @@ impl Overlay {
             .filter(|(first, extent)| **first + extent.len() > range.start)
             .map(|(first, _)| *first)
             .collect();
-        let mut dropped = Vec::new();
+        let (mut dropped, extents) = (Vec::new(), content.extents.len() as u64);
         for first in touched {
             let Some(extent) = content.extents.remove(&first) else {
                 continue;
@@ -482,6 +487,8 @@ impl Overlay {
                 content.extents.insert(first + to, tail);
             }
         }
+        let left = content.extents.len() as u64;
+        self.extents = self.extents + left - extents;
         // The heads and tails are already paid for by the extent they were part of.
         self.gives_up |= !dropped.is_empty();
         self.releases |= !dropped.is_empty();
@@ -660,11 +667,16 @@ mod tests {
             assert!((least..1_200).contains(&content), "{content}");
             last = layer.memory();
         }
+        layer.place(20, 4, extent(100, 9)).unwrap();
+        layer.place(20, 6, extent(200, 2)).unwrap();
+        let placed = layer.memory() - last;
+        assert!((3 * EXTENT_MEMORY..2_000).contains(&placed), "{placed}");
         // What is gone takes its place in the maps only.
         for number in 20..60 {
             layer.put(Key::new(number, Kind::Inode, 0), None);
             layer.truncate(number, 0).unwrap();
         }
-        assert_eq!(layer.memory(), 40 * (ITEM_MEMORY + CONTENT_MEMORY));
+        let paid = layer.cost.bytes;
+        assert_eq!(layer.memory() - paid, 40 * (ITEM_MEMORY + CONTENT_MEMORY));
     }
 }

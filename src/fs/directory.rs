@@ -71,10 +71,12 @@ impl Named {
         (key, mut entries): (Key, Vec<DirentRecord>),
         is_it: impl FnMut(&DirentRecord) -> bool,
     ) -> Option<Self> {
-        let at = entries.iter().position(is_it)?;
+        let entry = entries.remove(entries.iter().position(is_it)?);
+        // A damaged directory may have it twice.
+        entries.retain(|other| other.name != entry.name);
         Some(Self {
             key,
-            entry: entries.remove(at),
+            entry,
             others: entries,
         })
     }
@@ -367,6 +369,10 @@ mod tests {
         for (hash, number) in [(1, 14), (2, 12), (HASH_MAX, 12)] {
             assert!(named_by(&items, 7, hash, number).unwrap().is_none());
         }
+        // A name that stands there twice goes as a whole.
+        let twice = vec![entry(10, b"a"), entry(11, b"a"), entry(12, b"b")];
+        let named = Named::new((Key::inode(7), twice), |entry| entry.number == 11).unwrap();
+        assert_eq!(named.others, [entry(12, b"b")]);
     }
 
     #[test]

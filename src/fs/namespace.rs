@@ -190,9 +190,9 @@ pub fn unlink<D: Device>(
     now: Timestamp,
 ) -> Result<Inode> {
     match named(tx, dir, name) {
-        Ok(named) => unlink_named(tx, &named, is_open, now),
+        Ok(named) if !matches!(name, b"." | b"..") => unlink_named(tx, &named, is_open, now),
         // `.` and `..` are names, too; and perhaps there is no such directory.
-        Err(Error::NotFound) => lookup(tx, dir, name).and(Err(Error::IsDirectory)),
+        Ok(_) | Err(Error::NotFound) => lookup(tx, dir, name).and(Err(Error::IsDirectory)),
         Err(error) => Err(error),
     }
 }

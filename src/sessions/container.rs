@@ -80,8 +80,7 @@ impl Container {
         loop {
             match act() {
                 Err(Error::Stale) => {}
-                Err(Error::NoSpace | Error::NoFiles | Error::Quota)
-                    if self.store.make_room().map_err(io_error)? => {}
+                Err(Error::NoSpace | Error::NoFiles | Error::Quota) if self.store.make_room() => {}
                 done => return done.map_err(io_error),
             }
         }

@@ -34,7 +34,7 @@ pub(super) struct Course {
     files: Vec<(Number, u64)>,
     /// They are in order, the first last.
     ordered: bool,
-    /// What a file could not be read for. It keeps no other from being removed.
+    /// What a file, or names, could not be read for. It keeps no other from being removed that was found.
     failed: Option<Error>,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Budget {
     pub files: usize,
     /// Names read before their files are looked at.
     pub gathered: usize,
-    /// Nobody waits for it: others go first, and room is made before they need it.
+    /// Others go first, and room is made before they need it.
     pub at_leisure: bool,
 }
 
@@ -78,12 +78,17 @@ pub(super) struct Gone {
     pub lsn: Lsn,
 }
 
+/// Whether it says something of what was read, and nothing of what else can be done.
+fn is_damage(error: &Error) -> bool {
+    matches!(error, Error::Corrupt(_) | Error::Io { .. })
+}
+
 impl<D: Device> Store<D> {
     /// Removes files of a directory that are due, as far as the budget goes; `tell` hears of each operation.
     /// Answers whether the directory is gone through; then the course begins anew.
     ///
     /// # Errors
-    /// Those of reading and writing; that a file could not be read is said at the end.
+    /// Those of writing; that something could not be read is said at the end.
     pub(super) fn remove_due(
         &self,
         dir: Number,
@@ -109,9 +114,16 @@ impl<D: Device> Store<D> {
                     if budget.at_leisure && self.cask.is_crowded() {
                         self.cask.checkpoint()?;
                     }
-                    let gone = self.remove_files(dir, &batch, due)?;
+                    let (gone, failed) = self.remove_files(dir, &batch, due);
                     budget.files = budget.files.saturating_sub(gone.names.len());
-                    tell(gone);
+                    if !gone.names.is_empty() {
+                        tell(gone);
+                    }
+                    match failed {
+                        Some(error) if !is_damage(&error) => return Err(error),
+                        Some(error) => course.failed = Some(error),
+                        None => {}
+                    }
                     if budget.at_leisure {
                         self.cask.give_way();
                     }
@@ -131,13 +143,22 @@ impl<D: Device> Store<D> {
             if budget.looks == 0 {
                 return Ok(false);
             }
-            let most = budget.looks.min(NAMES);
+            let (most, before) = (budget.looks.min(NAMES), course.files.len());
             let next =
-                namespace::files_from(&*self.cask, dir, course.from, most, &mut course.files)?;
+                namespace::files_from(&*self.cask, dir, course.from, most, &mut course.files);
             budget.looks -= most;
             match next {
-                Some(next) => course.from = next,
-                None => course.ended = true,
+                Ok(Some(next)) => course.from = next,
+                Ok(None) => course.ended = true,
+                // Those before them go.
+                Err(error) if is_damage(&error) => {
+                    course.failed = Some(error);
+                    course.ended = true;
+                }
+                Err(error) => {
+                    course.files.truncate(before);
+                    return Err(error);
+                }
             }
         }
         Ok(true)
@@ -170,8 +191,13 @@ impl<D: Device> Store<D> {
         }
     }
 
-    /// Removes those of the files that are due.
-    fn remove_files(&self, dir: Number, files: &[(Number, u64)], due: &Due<'_>) -> Result<Gone> {
+    /// Removes those of the files that are due; what was removed, and what some were not removed for.
+    fn remove_files(
+        &self,
+        dir: Number,
+        files: &[(Number, u64)],
+        due: &Due<'_>,
+    ) -> (Gone, Option<Error>) {
         let whole = self.cask.transact(Class::Release, |tx| {
             let mut names = Vec::new();
             for file in files {
@@ -179,25 +205,33 @@ impl<D: Device> Store<D> {
             }
             Ok(names)
         });
-        let gone = match whole {
-            Ok((names, lsn)) => Gone { names, lsn },
-            // A cask that is full has room to remove one at a time, however many attributes it has.
-            Err(Error::NoSpace) => {
-                let (mut names, mut last) = (Vec::new(), Lsn::default());
-                for file in files {
-                    let (name, lsn) = self.fs.abandoning(
-                        Class::Release,
-                        |tx, keep| self.remove_file(tx, dir, *file, due, keep),
-                        |_| (),
-                    )?;
+        if let Ok((names, lsn)) = whole {
+            return (Gone { names, lsn }, None);
+        }
+        // A cask that is full has room to remove one at a time, however many attributes it has; and one that
+        // cannot be read keeps no other.
+        let (mut names, mut lsn, mut failed) = (Vec::new(), Lsn::default(), None);
+        for file in files {
+            let removed = self.fs.abandoning(
+                Class::Release,
+                |tx, keep| self.remove_file(tx, dir, *file, due, keep),
+                |_| (),
+            );
+            match removed {
+                Ok((name, last)) => {
                     names.extend(name);
-                    last = lsn;
+                    lsn = last;
                 }
-                Gone { names, lsn: last }
+                Err(error) => {
+                    let stop = !is_damage(&error);
+                    failed = Some(error);
+                    if stop {
+                        break;
+                    }
+                }
             }
-            Err(error) => return Err(error),
-        };
-        Ok(gone)
+        }
+        (Gone { names, lsn }, failed)
     }
 
     /// Removes a file if it is due; answers its name.

@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::format::key::Number;
-use crate::fs::inode::Inode;
+use crate::fs::inode::{Inode, load_dir};
 use crate::fs::{NewFile, SetAttr, SetTime, namespace};
 
 /// When a file with these settings is over, open or not; `None` for what has no end. One whose name given
@@ -133,7 +133,8 @@ impl<D: Device> Store<D> {
     /// whose names are `wanted`; `tell` hears of each that is gone.
     ///
     /// # Errors
-    /// Those of reading and writing.
+    /// [`Error::NotDirectory`], [`Error::Stale`]; those of writing; that something could not be read is said when
+    /// all else is gone.
     pub fn expire(
         &self,
         dir: Number,
@@ -141,16 +142,18 @@ impl<D: Device> Store<D> {
         wanted: &dyn Fn(&[u8]) -> bool,
         tell: &mut dyn FnMut(&[u8]),
     ) -> Result<()> {
+        load_dir(&*self.cask, dir)?;
         let due = Due {
             file: &|inode, _| inode.mtime <= than,
             name: wanted,
         };
         let (mut course, mut budget, mut last) = (Course::default(), Budget::all(), None);
-        self.remove_due(dir, &mut course, &mut budget, &due, &mut |gone| {
+        let outcome = self.remove_due(dir, &mut course, &mut budget, &due, &mut |gone| {
             gone.names.iter().for_each(|name| tell(name));
             last = Some(gone.lsn);
-        })?;
-        last.map_or(Ok(()), |lsn| self.confirm_in(dir, lsn))
+        });
+        last.map_or(Ok(()), |lsn| self.confirm_in(dir, lsn))?;
+        outcome.map(drop)
     }
 
     /// Removes the file under a name if it is over; answers whether it did.

@@ -57,16 +57,16 @@ impl<D: Device> Store<D> {
         if now.secs < after && after - now.secs <= AGAIN {
             return;
         }
-        let swept = self.ages.count(&self.cask, LOOKED_AT_ONCE).and_then(|_| {
-            let mut budget = Budget {
-                looks: LOOKED_AT_ONCE,
-                files: REMOVED_AT_ONCE,
-                gathered: GATHERED,
-                at_leisure: true,
-            };
-            self.sweep_all(now, &mut budget, false)
-        });
-        if let Err(error) = swept {
+        let mut budget = Budget {
+            looks: LOOKED_AT_ONCE,
+            files: REMOVED_AT_ONCE,
+            gathered: GATHERED,
+            at_leisure: true,
+        };
+        // What was counted is removed also where counting does not go on.
+        let counted = self.ages.count(&self.cask, LOOKED_AT_ONCE);
+        let swept = self.sweep_all(now, &mut budget, false);
+        if let Err(error) = counted.and(swept) {
             ::log::warn!("files whose ttl is over are not removed: {error}");
             let after = now.secs.saturating_add(AGAIN);
             self.sweep.after.store(after, Ordering::Relaxed);
@@ -74,22 +74,27 @@ impl<D: Device> Store<D> {
     }
 
     /// Removes some of what is over because there is no room; answers whether it is worth a try.
-    ///
-    /// # Errors
-    /// Those of reading and writing.
-    pub fn make_room(&self) -> Result<bool> {
+    pub fn make_room(&self) -> bool {
         if self.cask.read_only().is_some() {
-            return Ok(false);
+            return false;
         }
-        self.ages.count(&self.cask, LOOKED_FOR_ROOM)?;
+        let counted = self.ages.count(&self.cask, LOOKED_FOR_ROOM);
         let mut budget = Budget {
             looks: LOOKED_FOR_ROOM,
             files: REMOVED_FOR_ROOM,
             gathered: GATHERED_FOR_ROOM,
             at_leisure: true,
         };
-        self.sweep_all(self.now(), &mut budget, true)?;
-        Ok(budget.files < REMOVED_FOR_ROOM || budget.looks == 0)
+        let swept = self.sweep_all(self.now(), &mut budget, true);
+        let removed = budget.files < REMOVED_FOR_ROOM;
+        // Who was refused for space is no better served by what is wrong with the files of others.
+        match counted.and(swept) {
+            Ok(()) => removed || budget.looks == 0,
+            Err(error) => {
+                ::log::warn!("files whose ttl is over are not removed: {error}");
+                removed
+            }
+        }
     }
 
     /// What `statvfs(3)` tells, with the space of what is over.
@@ -163,9 +168,7 @@ impl<D: Device> Store<D> {
             name: &|_| true,
         };
         self.remove_due(dir, course, budget, &due, &mut |gone| {
-            if !gone.names.is_empty() {
-                self.tell_gone(dir, gone, now);
-            }
+            self.tell_gone(dir, gone, now);
         })
     }
 

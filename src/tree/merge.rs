@@ -37,6 +37,10 @@ pub trait PageStore {
     fn free(&mut self, block: u64);
 }
 
+/// Old pages, about, of which a builder holds cells before it copies what else it is given: a damaged tree may
+/// have but one small cell in each of its pages.
+const HELD_MAX: usize = 8;
+
 /// What a cell that waits for a page holds.
 enum Content {
     /// A new item.
@@ -72,17 +76,33 @@ struct Builder {
     bytes: usize,
     /// The key that was given last.
     last: Option<Key>,
+    /// The old page of which a cell was given last, and how many there were since a page was written.
+    newest: Option<Arc<Node>>,
+    held: usize,
 }
 
 impl Builder {
     /// # Errors
     /// [`Error::Corrupt`] when the keys do not ascend: of a tree that lies about them no page is written that
     /// could not be read.
-    fn push(&mut self, key: Key, content: Content) -> Result<()> {
+    fn push(&mut self, key: Key, mut content: Content) -> Result<()> {
         if self.last.is_some_and(|last| last >= key) {
             return Err(Error::corrupt("a tree whose keys are out of order", 0));
         }
         self.last = Some(key);
+        if let Content::Old(page, _) = &content {
+            if !self
+                .newest
+                .as_ref()
+                .is_some_and(|newest| Arc::ptr_eq(newest, page))
+            {
+                self.newest = Some(Arc::clone(page));
+                self.held += 1;
+            }
+            if self.held > HELD_MAX {
+                content = Content::Item(Value::from(content.bytes()));
+            }
+        }
         let bytes = CELL_OVERHEAD + content.bytes().len();
         self.bytes += bytes;
         self.cells.push_back(Cell {
@@ -302,6 +322,7 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
         )?;
         builder.cells.drain(..count);
         builder.bytes -= bytes;
+        builder.held = 0;
         let ptr = PagePtr {
             block,
             crc: crate::format::checksum::crc(page.bytes()),

@@ -1,8 +1,12 @@
 //! `ttl` of files: there until their time, then gone for everybody at once, removed later.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::cask::{Class, Read, Tx};
+use crate::format::{Key, Kind};
 
 /// A value store with this `ttl`.
 fn sessions(ttl: &[u8]) -> (World, Number) {
@@ -297,14 +301,14 @@ fn who_finds_no_room_gets_that_of_what_is_over() {
     }
     let make = |name: &[u8]| w.store.create(&WRITER, dir, name, 0o600, EXCLUSIVE);
     assert_eq!(errno(make(b"more").map(drop)), libc::ENOSPC);
-    assert!(!w.store.make_room().unwrap());
+    assert!(!w.store.make_room());
     w.at(1_101);
     assert_eq!(w.free_files(), 398);
     assert_eq!(errno(make(b"more").map(drop)), libc::ENOSPC);
-    assert!(w.store.make_room().unwrap());
+    assert!(w.store.make_room());
     make(b"more").unwrap();
-    assert!(w.store.make_room().unwrap());
-    assert!(!w.store.make_room().unwrap());
+    assert!(w.store.make_room());
+    assert!(!w.store.make_room());
     assert_eq!(w.files_used(), 3);
 }
 
@@ -492,4 +496,79 @@ proptest! {
             }
         }
     }
+}
+
+impl World {
+    /// No names can be read of this hash any more.
+    fn spoil(&self, dir: Number, hash: u64) {
+        let key = Key::new(dir, Kind::Dirent, hash);
+        let spoilt = |tx: &mut Tx<'_, _>| tx.put(key, b"no names".as_slice());
+        self.store.cask.transact(Class::Grow, spoilt).unwrap();
+    }
+
+    /// Removes all of a directory; the names, and the errno.
+    fn expired(
+        &self,
+        dir: Number,
+        seen: &mut dyn FnMut(usize),
+    ) -> (BTreeSet<Vec<u8>>, Result<(), i32>) {
+        let mut gone = BTreeSet::new();
+        let outcome = self
+            .store
+            .expire(dir, self.store.now(), &|_| true, &mut |name| {
+                gone.insert(name.to_vec());
+                seen(gone.len());
+            });
+        (gone, outcome.map_err(|error| error.errno()))
+    }
+}
+
+#[test]
+fn names_that_cannot_be_read_keep_those_before_them_from_nothing() {
+    let (w, dir) = sessions(b"100");
+    let names: Vec<Vec<u8>> = (0..600).map(|n| format!("s{n}").into_bytes()).collect();
+    names.iter().for_each(|name| w.keep(dir, name, b"x"));
+    let hash = |name: &[u8]| w.store.cask.name_hash(name);
+    let mut hashes: Vec<u64> = names.iter().map(|name| hash(name)).collect();
+    hashes.sort_unstable();
+    // In the second piece of names that is read.
+    w.spoil(dir, hashes[400] + 1);
+    let before: BTreeSet<_> = names
+        .into_iter()
+        .filter(|n| hash(n) <= hashes[400])
+        .collect();
+    assert_eq!(w.expired(dir, &mut |_| {}), (before, Err(libc::EIO)));
+    assert_eq!(
+        w.expired(dir, &mut |_| {}),
+        (BTreeSet::new(), Err(libc::EIO))
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_removed_keeps_no_other_of_its_batch() {
+    let (w, dir) = sessions(b"100");
+    let names: Vec<Vec<u8>> = (0..70).map(|n| format!("s{n}").into_bytes()).collect();
+    names.iter().for_each(|name| w.keep(dir, name, b"x"));
+    let (gone, outcome) = w.expired(dir, &mut |count| {
+        if count == 1 {
+            w.spoil(dir, w.store.cask.name_hash(b"s40"));
+        }
+    });
+    assert_eq!(outcome, Err(libc::EIO));
+    let wanted: BTreeSet<_> = names.into_iter().filter(|name| name != b"s40").collect();
+    assert_eq!(gone, wanted);
+}
+
+#[test]
+fn who_finds_no_room_is_not_told_what_is_wrong_with_others() {
+    let (w, dir) = sessions_of(400, b"100");
+    for number in 0..300 {
+        w.keep(dir, format!("s{number}").as_bytes(), b"x");
+    }
+    w.ticks();
+    w.at(1_101);
+    w.spoil(dir, u64::MAX >> 3);
+    // What stands before it is removed.
+    while w.store.make_room() {}
+    assert!(w.files_used() < 60, "{}", w.files_used());
 }
