@@ -389,7 +389,7 @@ impl<D: Device> Ops<D> {
         let attempt = || loop {
             match body(&self.store) {
                 Err(error @ (Error::NoSpace | Error::NoFiles | Error::Quota)) => {
-                    if tries.next().is_none() || !self.store.make_room() {
+                    if tries.next().is_none() || !self.store.make_room()? {
                         return Err(error);
                     }
                 }

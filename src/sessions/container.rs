@@ -80,7 +80,8 @@ impl Container {
         loop {
             match act() {
                 Err(Error::Stale) => {}
-                Err(Error::NoSpace | Error::NoFiles | Error::Quota) if self.store.make_room() => {}
+                Err(Error::NoSpace | Error::NoFiles | Error::Quota)
+                    if self.store.make_room().map_err(io_error)? => {}
                 done => return done.map_err(io_error),
             }
         }

@@ -78,8 +78,9 @@ pub(super) struct Gone {
     pub lsn: Lsn,
 }
 
-/// Whether it says something of what was read, and nothing of what else can be done.
-fn is_damage(error: &Error) -> bool {
+/// Whether it says something of what was to be read, and nothing of what else can be done: that the cask cannot
+/// be written any more is [`Error::Failed`].
+pub(super) fn is_damage(error: &Error) -> bool {
     matches!(error, Error::Corrupt(_) | Error::Io { .. })
 }
 
@@ -99,7 +100,7 @@ impl<D: Device> Store<D> {
     ) -> Result<bool> {
         loop {
             if !course.ordered {
-                if !self.read_names(dir, course, budget)? {
+                if !self.read_names(dir, course, budget) {
                     return Ok(false);
                 }
                 course.files.sort_unstable_by(|a, b| b.cmp(a));
@@ -138,30 +139,24 @@ impl<D: Device> Store<D> {
     }
 
     /// Reads names until there are enough, or no more; answers whether it is so.
-    fn read_names(&self, dir: Number, course: &mut Course, budget: &mut Budget) -> Result<bool> {
+    fn read_names(&self, dir: Number, course: &mut Course, budget: &mut Budget) -> bool {
         while !course.ended && course.files.len() < budget.gathered {
             if budget.looks == 0 {
-                return Ok(false);
+                return false;
             }
-            let (most, before) = (budget.looks.min(NAMES), course.files.len());
-            let next =
-                namespace::files_from(&*self.cask, dir, course.from, most, &mut course.files);
+            let most = budget.looks.min(NAMES);
             budget.looks -= most;
-            match next {
+            match namespace::files_from(&*self.cask, dir, course.from, most, &mut course.files) {
                 Ok(Some(next)) => course.from = next,
                 Ok(None) => course.ended = true,
                 // Those before them go.
-                Err(error) if is_damage(&error) => {
+                Err(error) => {
                     course.failed = Some(error);
                     course.ended = true;
                 }
-                Err(error) => {
-                    course.files.truncate(before);
-                    return Err(error);
-                }
             }
         }
-        Ok(true)
+        true
     }
 
     /// The next files that are due, as far as one can see.

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use super::course::{Budget, Course, Due, GATHERED, Gone};
+use super::course::{Budget, Course, Due, GATHERED, Gone, is_damage};
 use super::{Notice, Store};
 use crate::clock::Timestamp;
 use crate::device::Device;
@@ -74,9 +74,12 @@ impl<D: Device> Store<D> {
     }
 
     /// Removes some of what is over because there is no room; answers whether it is worth a try.
-    pub fn make_room(&self) -> bool {
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn make_room(&self) -> Result<bool> {
         if self.cask.read_only().is_some() {
-            return false;
+            return Ok(false);
         }
         let counted = self.ages.count(&self.cask, LOOKED_FOR_ROOM);
         let mut budget = Budget {
@@ -87,13 +90,14 @@ impl<D: Device> Store<D> {
         };
         let swept = self.sweep_all(self.now(), &mut budget, true);
         let removed = budget.files < REMOVED_FOR_ROOM;
-        // Who was refused for space is no better served by what is wrong with the files of others.
         match counted.and(swept) {
-            Ok(()) => removed || budget.looks == 0,
-            Err(error) => {
+            Ok(()) => Ok(removed || budget.looks == 0),
+            // Who was refused for space is no better served by what is wrong with the files of others.
+            Err(error) if is_damage(&error) => {
                 ::log::warn!("files whose ttl is over are not removed: {error}");
-                removed
+                Ok(removed)
             }
+            Err(error) => Err(error),
         }
     }
 

@@ -607,10 +607,7 @@ impl<D: Device> StoreSubject<D> {
                 self.ahead += secs;
                 Ok(())
             }
-            Op::Sweep => {
-                store.make_room();
-                Ok(())
-            }
+            Op::Sweep => store.make_room().map(drop),
             Op::Fix { more } => {
                 let blocks = store.cask().stats().blocks + more;
                 store.cask().resize_blocks(Some(blocks))

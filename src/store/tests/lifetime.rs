@@ -301,14 +301,14 @@ fn who_finds_no_room_gets_that_of_what_is_over() {
     }
     let make = |name: &[u8]| w.store.create(&WRITER, dir, name, 0o600, EXCLUSIVE);
     assert_eq!(errno(make(b"more").map(drop)), libc::ENOSPC);
-    assert!(!w.store.make_room());
+    assert!(!w.store.make_room().unwrap());
     w.at(1_101);
     assert_eq!(w.free_files(), 398);
     assert_eq!(errno(make(b"more").map(drop)), libc::ENOSPC);
-    assert!(w.store.make_room());
+    assert!(w.store.make_room().unwrap());
     make(b"more").unwrap();
-    assert!(w.store.make_room());
-    assert!(!w.store.make_room());
+    assert!(w.store.make_room().unwrap());
+    assert!(!w.store.make_room().unwrap());
     assert_eq!(w.files_used(), 3);
 }
 
@@ -569,6 +569,6 @@ fn who_finds_no_room_is_not_told_what_is_wrong_with_others() {
     w.at(1_101);
     w.spoil(dir, u64::MAX >> 3);
     // What stands before it is removed.
-    while w.store.make_room() {}
+    while w.store.make_room().unwrap() {}
     assert!(w.files_used() < 60, "{}", w.files_used());
 }
