@@ -11,6 +11,8 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{getpriority_process, setpriority_process};
+
 use super::guard::{Dice, pace, until};
 use super::ledger::{Ledger, Who};
 use super::writer::{self, Style, Writer};
@@ -144,10 +146,8 @@ pub struct Cutter {
     cuts: Vec<Cut>,
     next: u64,
     last: Option<Instant>,
-    /// Pairs of cuts of one name, the second as soon as there was a record to cut.
+    /// Pairs of cuts of one name within a millisecond.
     pub pairs: u64,
-    /// Those of them that were within a millisecond; a busy machine may have none.
-    pub close: u64,
     /// Operations that had returned and were not there after a crash.
     pub undone: u64,
     /// Errors of compressing or deleting.
@@ -169,7 +169,6 @@ impl Cutter {
             next: 0,
             last: None,
             pairs: 0,
-            close: 0,
             undone: 0,
             troubles: Vec::new(),
         }
@@ -200,6 +199,10 @@ impl Cutter {
                     }
                 });
             }
+            // Two cuts within a millisecond need a processor at once, beside twenty writers. Whoever may not ask for
+            // that has to do with what he gets.
+            let usual = getpriority_process(None).unwrap();
+            let _ = setpriority_process(None, -20);
             while more(self) {
                 // Half of the cuts go to the name that all share.
                 let pick = if self.dice.below(2) == 0 {
@@ -214,14 +217,13 @@ impl Cutter {
                 let mut made = Vec::new();
                 while outcome.is_ok()
                     && made.len() <= usize::from(twice)
-                    && start.elapsed() < Duration::from_millis(if twice { 20 } else { 2 })
+                    && start.elapsed() < Duration::from_millis(2)
                 {
                     match self.cut(name) {
                         Ok(job) => made.extend(job),
                         Err(error) => outcome = Err(error),
                     }
                 }
-                self.pairs += u64::from(made.len() == 2);
                 for job in made {
                     let _ = to_archive.send(job);
                 }
@@ -231,6 +233,7 @@ impl Cutter {
                 let pause = self.dice.below(6_000);
                 pace(Duration::from_micros(pause));
             }
+            let _ = setpriority_process(None, usual);
             drop(to_archive);
         });
         drop(done);
@@ -298,7 +301,7 @@ impl Cutter {
                         .last
                         .is_some_and(|last| now - last < Duration::from_millis(1))
                 {
-                    self.close += 1;
+                    self.pairs += 1;
                 }
                 self.last = Some(now);
                 self.next += 1;

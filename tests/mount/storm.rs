@@ -1,7 +1,7 @@
 //! The rename storm: is anything lost when logs are cut at full speed, compressed and deleted?
 //!
 //! 8 processes append to one name, 8 to names of their own, 4 more need two writes for a line; at
-//! least `CASKFS_STORM_CUTS` (1,000) cuts at random moments, some two in a row, as fast as the machine can; each
+//! least `CASKFS_STORM_CUTS` (1,000) cuts at random moments, some two within one millisecond; each
 //! segment is compressed and deleted at once. Then 0 lost, 0 torn, 0 doubled, order kept, every
 //! segment whole and as long as it was when `rename` returned.
 
@@ -22,7 +22,7 @@ struct Outcome {
     troubles: Vec<String>,
 }
 
-/// A storm of at least `cuts` cuts in `logs`, with at least `pairs` times two in a row, by
+/// A storm of at least `cuts` cuts in `logs`, with at least `pairs` of them within a millisecond, by
 /// writers of `lines` lines each, or without end when 0.
 fn storm(logs: &Path, work: &Path, how: How, (cuts, pairs): (usize, u64), lines: u64) -> Outcome {
     let seed = setting("CASKFS_SEED", 1);
@@ -40,17 +40,16 @@ fn storm(logs: &Path, work: &Path, how: How, (cuts, pairs): (usize, u64), lines:
     let took = start.elapsed();
     assert!(
         cutter.pairs >= pairs,
-        "only {} pairs of cuts in a row",
+        "only {} pairs of cuts within a millisecond",
         cutter.pairs
     );
     let mut ledger = Ledger::default();
     let changed = cutter.read_back(&names, &mut ledger, |_| false);
     let report = ledger.close(&written);
     println!(
-        "storm (seed {seed}): {} cuts in {took:.1?}, {} pairs in a row, {} within 1 ms; {report}, {changed} segments changed after the cut",
+        "storm (seed {seed}): {} cuts in {took:.1?}, {} pairs within 1 ms; {report}, {changed} segments changed after the cut",
         cutter.count(),
-        cutter.pairs,
-        cutter.close
+        cutter.pairs
     );
     Outcome {
         report,
@@ -87,7 +86,7 @@ fn nothing_is_lost_in_a_rename_storm() {
 fn nothing_is_lost_in_a_storm_of_rotations() {
     if let Some(cask) = Cask::mounted_with(&["--label=storm"]) {
         cask.set("logs", "roll-on=reopen");
-        loses_nothing(&cask, How::Reopen, 10);
+        loses_nothing(&cask, How::Reopen, 0);
     }
 }
 
