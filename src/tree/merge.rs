@@ -42,7 +42,7 @@ pub trait PageStore {
 const HELD_MAX: usize = 8;
 
 /// What a cell that waits for a page holds.
-enum Content {
+enum CellValue {
     /// A new item.
     Item(Value),
     /// What stands at this index of a page of the old version.
@@ -51,7 +51,7 @@ enum Content {
     Child([u8; CHILD_LEN]),
 }
 
-impl Content {
+impl CellValue {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Item(value) => value,
@@ -64,7 +64,7 @@ impl Content {
 /// A cell that waits for a page.
 struct Cell {
     key: Key,
-    content: Content,
+    value: CellValue,
     /// Bytes that it takes of a page.
     bytes: usize,
 }
@@ -85,12 +85,12 @@ impl Builder {
     /// # Errors
     /// [`Error::Corrupt`] when the keys do not ascend: of a tree that lies about them no page is written that
     /// could not be read.
-    fn push(&mut self, key: Key, mut content: Content) -> Result<()> {
+    fn push(&mut self, key: Key, mut value: CellValue) -> Result<()> {
         if self.last.is_some_and(|last| last >= key) {
             return Err(Error::corrupt("a tree whose keys are out of order", 0));
         }
         self.last = Some(key);
-        if let Content::Old(page, _) = &content {
+        if let CellValue::Old(page, _) = &value {
             if !self
                 .newest
                 .as_ref()
@@ -100,16 +100,12 @@ impl Builder {
                 self.held += 1;
             }
             if self.held > HELD_MAX {
-                content = Content::Item(Value::from(content.bytes()));
+                value = CellValue::Item(Value::from(value.bytes()));
             }
         }
-        let bytes = CELL_OVERHEAD + content.bytes().len();
+        let bytes = CELL_OVERHEAD + value.bytes().len();
         self.bytes += bytes;
-        self.cells.push_back(Cell {
-            key,
-            content,
-            bytes,
-        });
+        self.cells.push_back(Cell { key, value, bytes });
         Ok(())
     }
 
@@ -216,7 +212,11 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
             .front()
             .is_some_and(|edit| upper.is_none_or(|upper| edit.key < upper));
         if !touched && self.settle(level)? {
-            return self.push(usize::from(level) + 1, lower, Content::Child(ptr.encode()));
+            return self.push(
+                usize::from(level) + 1,
+                lower,
+                CellValue::Child(ptr.encode()),
+            );
         }
         let page = self.tree.take(ptr, level)?;
         self.store.free(ptr.block);
@@ -228,7 +228,7 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
                 };
                 self.emit_until(Some(key))?;
                 if self.edits.front().is_none_or(|edit| edit.key != key) {
-                    self.push(0, key, Content::Old(Arc::clone(&page), index))?;
+                    self.push(0, key, CellValue::Old(Arc::clone(&page), index))?;
                 }
             } else {
                 let Some((key, child)) = page.child(index) else {
@@ -248,14 +248,14 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
             .pop_front_if(|edit| key.is_none_or(|key| edit.key < key))
         {
             if let Some(value) = edit.value {
-                self.push(0, edit.key, Content::Item(value))?;
+                self.push(0, edit.key, CellValue::Item(value))?;
             }
         }
         Ok(())
     }
 
     /// Adds a cell to the builder of `level`, writing out a page when two are full.
-    fn push(&mut self, level: usize, key: Key, content: Content) -> Result<()> {
+    fn push(&mut self, level: usize, key: Key, value: CellValue) -> Result<()> {
         while self.builders.len() <= level {
             self.builders.push(Builder::default());
         }
@@ -263,7 +263,7 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
         let Some(builder) = self.builders.get_mut(level) else {
             return Ok(());
         };
-        builder.push(key, content)?;
+        builder.push(key, value)?;
         if builder.bytes > 2 * payload {
             let (count, bytes) = builder.fitting(payload);
             self.write_page(level, count, bytes)?;
@@ -318,7 +318,7 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
             u8::try_from(level).map_err(|_| too_large())?,
             block,
             self.generation,
-            cells.map(|cell| (cell.key, cell.content.bytes())),
+            cells.map(|cell| (cell.key, cell.value.bytes())),
         )?;
         builder.cells.drain(..count);
         builder.bytes -= bytes;
@@ -329,7 +329,7 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
         };
         self.store.write(ptr, page)?;
         self.pages += 1;
-        self.push(level + 1, first, Content::Child(ptr.encode()))
+        self.push(level + 1, first, CellValue::Child(ptr.encode()))
     }
 
     /// Writes out what is left, level by level; the last single reference is the root.
@@ -347,7 +347,7 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
                 let page = builder
                     .cells
                     .front()
-                    .and_then(|cell| PagePtr::decode(cell.content.bytes()));
+                    .and_then(|cell| PagePtr::decode(cell.value.bytes()));
                 return self.shrink(page, level as u32);
             }
             self.close(level)?;
@@ -374,5 +374,39 @@ impl<D: Device, S: PageStore> Merger<'_, D, S> {
             height,
             pages: self.pages,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::Kind;
+
+    /// A damaged tree may have one small cell in each of many pages, which must not all stay in memory.
+    #[test]
+    fn few_old_pages_are_held_whatever_is_in_them() {
+        let key = |number| Key::new(number, Kind::Inode, 0);
+        let old: Vec<Arc<Node>> = (0..40)
+            .map(|number| {
+                let cells = [(key(number), b"one".as_slice())];
+                Node::new(
+                    Page::build(512, 0, number, 1, cells.into_iter()).unwrap(),
+                    0,
+                )
+            })
+            .collect();
+        let mut builder = Builder::default();
+        for (number, page) in (0..).zip(&old) {
+            let cell = CellValue::Old(Arc::clone(page), 0);
+            builder.push(key(number), cell).unwrap();
+        }
+        let held = old.iter().filter(|page| Arc::strong_count(page) > 1);
+        assert!((2..=HELD_MAX + 1).contains(&held.count()));
+        assert!(
+            builder
+                .cells
+                .iter()
+                .all(|cell| cell.value.bytes() == b"one")
+        );
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -32,6 +33,20 @@ fn free_files(dir: &Path) -> u64 {
 
 fn mtime(path: &Path) -> SystemTime {
     fs::metadata(path).unwrap().modified().unwrap()
+}
+
+/// Makes these sessions in a directory, by four threads.
+fn save(dir: &Path, numbers: Range<u64>) {
+    thread::scope(|scope| {
+        for part in 0..4 {
+            let numbers = (numbers.start + part..numbers.end).step_by(4);
+            scope.spawn(move || {
+                for number in numbers {
+                    fs::write(dir.join(format!("sess_{number}")), [b'x'; 200]).unwrap();
+                }
+            });
+        }
+    });
 }
 
 /// Names that stand in a directory, those of what is over and not removed included.
@@ -151,19 +166,7 @@ fn many_that_end_at_once_stall_no_writer_and_survive_a_kill() {
     let count = setting("CASKFS_EXPIRE", 20_000);
     let many = cask.path("sessions/many");
     fs::create_dir(&many).unwrap();
-    let save = |from: u64, to: u64| {
-        thread::scope(|scope| {
-            for part in 0..4 {
-                let many = &many;
-                scope.spawn(move || {
-                    for number in (from + part..to).step_by(4) {
-                        fs::write(many.join(format!("sess_{number}")), [b'x'; 200]).unwrap();
-                    }
-                });
-            }
-        });
-    };
-    save(0, count);
+    save(&many, 0..count);
     // What the saves left to do is done.
     rustix::fs::statvfs(&many).unwrap();
     let free = free_files(&many);
@@ -211,7 +214,7 @@ fn many_that_end_at_once_stall_no_writer_and_survive_a_kill() {
     assert!(free_files(&many) >= free + count - 2);
 
     // Killed in the middle of another.
-    save(0, 4_000);
+    save(&many, 0..4_000);
     until("some to be removed", Duration::from_secs(60), || {
         entries(&many) < 4_000
     });
@@ -244,19 +247,10 @@ fn the_cost_of_removal_does_not_grow_with_the_number() {
         return;
     };
     let count = setting("CASKFS_EXPIRE", 20_000);
-    let save = |name: &str, count: u64| {
+    let made = |name: &str, count: u64| {
         let dir = cask.path("sessions").join(name);
         fs::create_dir(&dir).unwrap();
-        thread::scope(|scope| {
-            for part in 0..4 {
-                let dir = &dir;
-                scope.spawn(move || {
-                    for number in (part..count).step_by(4) {
-                        fs::write(dir.join(format!("sess_{number}")), [b'x'; 200]).unwrap();
-                    }
-                });
-            }
-        });
+        save(&dir, 0..count);
     };
     let cost = |name: &str, count: u64| {
         let dir = cask.path("sessions").join(name);
@@ -269,11 +263,11 @@ fn the_cost_of_removal_does_not_grow_with_the_number() {
         });
         (cask.processor_time() - before) / count as u32
     };
-    save("many", count);
+    made("many", count);
     let mut few: Vec<Duration> = (0..5)
         .map(|round| {
             let name = format!("few.{round}");
-            save(&name, FEW);
+            made(&name, FEW);
             cost(&name, FEW)
         })
         .collect();
