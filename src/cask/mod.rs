@@ -5,6 +5,7 @@
 //! of operations that contains every one that was confirmed durable (I8).
 
 mod audit;
+mod build;
 mod checkpoint;
 mod departures;
 mod growth;
